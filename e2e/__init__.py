@@ -1,0 +1,1 @@
+"""Whole-system tests, and the tools that give them a Kubernetes to run on."""

@@ -1,0 +1,34 @@
+"""python3 -m e2e.build COMPONENT...: build the named Kubernetes parts once and print the folder that has them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from e2e.build import binaries
+from e2e.build.components import API_SERVER, COMPONENTS
+from e2e.build.toolchain import BuildError
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(prog="python3 -m e2e.build", description=__doc__)
+    parser.add_argument(
+        "component",
+        nargs="*",
+        default=API_SERVER,
+        help=f"{', '.join(COMPONENTS)}; by default {', '.join(API_SERVER)}",
+    )
+    names = parser.parse_args().component
+    if unknown := [name for name in names if name not in COMPONENTS]:
+        parser.error(f"no such component: {', '.join(unknown)} (known: {', '.join(COMPONENTS)})")
+    try:
+        print(binaries.ensure(names))
+    except BuildError as error:
+        print(f"e2e.build: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

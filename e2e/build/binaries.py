@@ -1,0 +1,83 @@
+"""Builds components into a store, one folder per recipe, and hands out folders of links to them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from e2e import cache
+from e2e.build.components import COMPONENTS, Component
+from e2e.build.toolchain import Go, find_go
+
+
+def ensure(names: Iterable[str]) -> Path:
+    """A folder that holds the named programs, built now if they never were.
+
+    `KUBEBUILDER_ASSETS`, where set, is that folder if it has them all. Two runs at once do not collide, and one that is
+    interrupted leaves nothing half-built. Raises BuildError.
+    """
+    wanted = [COMPONENTS[name] for name in names]
+    given = os.environ.get("KUBEBUILDER_ASSETS")
+    if given and all(os.access(Path(given) / component.name, os.X_OK) for component in wanted):
+        return Path(given)
+    programs = {component.name: _store() / component.key / component.name for component in wanted}
+    if not all(program.exists() for program in programs.values()):
+        with cache.exclusive("build"):
+            go = find_go()
+            for component in wanted:
+                if not programs[component.name].exists():
+                    _build(go, component, programs[component.name])
+    folder = _links_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, program in programs.items():
+        _link(folder / name, program)
+    return folder
+
+
+def _store() -> Path:
+    return cache.root() / "store"
+
+
+def _links_folder() -> Path:
+    """One folder per set of recipes: a change of any version gives another folder, and rebuilds that one part only."""
+    recipes = "\n".join(component.key for component in COMPONENTS.values())
+    version = COMPONENTS["kube-apiserver"].version
+    return cache.root() / "bin" / f"{version}-{hashlib.sha256(recipes.encode()).hexdigest()[:8]}"
+
+
+def _link(link: Path, program: Path) -> None:
+    if not link.exists():
+        with cache.appearing(link) as draft:
+            draft.symlink_to(program)
+
+
+def _build(go: Go, component: Component, program: Path) -> None:
+    began = time.monotonic()
+    print(f"building {component.name} {component.version}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="ghostfleet-build-") as name, cache.appearing(program) as draft:
+        folder = Path(name)
+        go.run("mod", "init", "build", folder=folder)
+        if component.source:
+            (folder / component.source.name).write_text(component.source.read_text())
+            package = "."
+        else:
+            if component.staged:
+                _replace_staging(go, component, folder)
+            package = component.package
+            go.run("get", f"{package}@{component.version}", folder=folder)
+        go.run("build", "-trimpath", "-ldflags", component.linker_flags, "-o", str(draft), package, folder=folder)
+    print(f"built {component.name} in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def _replace_staging(go: Go, component: Component, folder: Path) -> None:
+    """Kubernetes v1.N.P replaces its staging modules by its own folders; the proxy serves the same as v0.N.P."""
+    published = "v0" + component.version.removeprefix("v1")
+    requirements = Path(go.download(component.module, component.version)["GoMod"]).read_text()
+    modules = re.findall(r"^\s*(?:replace )?(k8s\.io/[a-z0-9-]+) => \./staging/", requirements, re.MULTILINE)
+    go.run("mod", "edit", *(f"-replace={module}={module}@{published}" for module in modules), folder=folder)
