@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from e2e import shell
 
 
 def root() -> Path:
@@ -26,16 +27,20 @@ def exclusive(name: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another run that holds {path}", file=sys.stderr)
+            shell.say(f"waiting for another run that holds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Make a file or folder that appears under `path` whole or not at all: yields the temporary name to fill."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    """Make a file or folder that appears under `path` whole or not at all: yields the temporary name to fill.
+
+    Callers hold the lock of whatever they make, so a draft that is already there is left from a run that was killed.
+    """
+    draft = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove(draft)
     try:
         yield draft
         draft.rename(path)

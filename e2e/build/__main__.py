@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from e2e import shell
 from e2e.build import binaries
 from e2e.build.components import API_SERVER, COMPONENTS
-from e2e.build.toolchain import BuildError
 
 
 def main() -> int:
@@ -24,8 +24,8 @@ def main() -> int:
         parser.error(f"no such component: {', '.join(unknown)} (known: {', '.join(COMPONENTS)})")
     try:
         print(binaries.ensure(names))
-    except BuildError as error:
-        print(f"e2e.build: {error}", file=sys.stderr)
+    except shell.Failure as error:
+        shell.say(f"e2e.build: {error}")
         return 1
     return 0
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from e2e import cache
+from e2e import cache, shell
 from e2e.build.components import COMPONENTS, Component
 from e2e.build.toolchain import Go, find_go
 
@@ -20,23 +18,24 @@ def ensure(names: Iterable[str]) -> Path:
     """A folder that holds the named programs, built now if they never were.
 
     `KUBEBUILDER_ASSETS`, where set, is that folder if it has them all. Two runs at once do not collide, and one that is
-    interrupted leaves nothing half-built. Raises BuildError.
+    interrupted leaves nothing half-built. Raises Failure.
     """
     wanted = [COMPONENTS[name] for name in names]
     given = os.environ.get("KUBEBUILDER_ASSETS")
     if given and all(os.access(Path(given) / component.name, os.X_OK) for component in wanted):
         return Path(given)
-    programs = {component.name: _store() / component.key / component.name for component in wanted}
-    if not all(program.exists() for program in programs.values()):
-        with cache.exclusive("build"):
-            go = find_go()
-            for component in wanted:
-                if not programs[component.name].exists():
-                    _build(go, component, programs[component.name])
     folder = _links_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, program in programs.items():
-        _link(folder / name, program)
+    if all((folder / component.name).exists() for component in wanted):
+        return folder
+    with cache.exclusive("build"):
+        go = None
+        for component in wanted:
+            program = _store() / component.key / component.name
+            if not program.exists():
+                go = go or find_go()
+                _build(go, component, program)
+            with cache.appearing(folder / component.name) as link:
+                link.symlink_to(program)
     return folder
 
 
@@ -51,16 +50,12 @@ def _links_folder() -> Path:
     return cache.root() / "bin" / f"{version}-{hashlib.sha256(recipes.encode()).hexdigest()[:8]}"
 
 
-def _link(link: Path, program: Path) -> None:
-    if not link.exists():
-        with cache.appearing(link) as draft:
-            draft.symlink_to(program)
-
-
 def _build(go: Go, component: Component, program: Path) -> None:
-    began = time.monotonic()
-    print(f"building {component.name} {component.version}", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(prefix="ghostfleet-build-") as name, cache.appearing(program) as draft:
+    with (
+        shell.step(f"building {component.name} {component.version}"),
+        tempfile.TemporaryDirectory(prefix="ghostfleet-build-") as name,
+        cache.appearing(program) as draft,
+    ):
         folder = Path(name)
         go.run("mod", "init", "build", folder=folder)
         if component.source:
@@ -72,7 +67,6 @@ def _build(go: Go, component: Component, program: Path) -> None:
             package = component.package
             go.run("get", f"{package}@{component.version}", folder=folder)
         go.run("build", "-trimpath", "-ldflags", component.linker_flags, "-o", str(draft), package, folder=folder)
-    print(f"built {component.name} in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 def _replace_staging(go: Go, component: Component, folder: Path) -> None:

