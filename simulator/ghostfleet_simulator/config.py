@@ -260,21 +260,8 @@ def _total(failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
 Failures = Annotated[tuple[Failure, ...], Field(max_length=len(FailureType)), AfterValidator(_total)]
 
 
-class LiveConfig(Settings):
-    """The blocks that a running server takes over at once."""
-
-    profile: Annotated[Profile, Live()] = Profile()
-    """What the server costs in time."""
-
-    failures: Annotated[Failures, Live()] = ()
-    """Failures to inject, one entry per type; none by default."""
-
-    answers: Annotated[Answers, Live()] = Answers()
-    """What the server answers."""
-
-
-class ServerConfig(LiveConfig):
-    """The whole configuration of one server."""
+class FixedConfig(Settings):
+    """The blocks that take effect at the next start; a custom resource holds the same ones."""
 
     model: ModelSettings
     """The model the server claims to serve."""
@@ -284,9 +271,6 @@ class ServerConfig(LiveConfig):
 
     kv_cache: KVCache = Field(default=KVCache(), alias="kvCache")
     """The paged KV cache."""
-
-    listen: Listen = Listen()
-    """Where the server listens."""
 
     seed: Annotated[int, Field(ge=0, le=2**63 - 1), Flag("seed")] = 0
     """Seed of every random choice; the same seed and the same requests give the same run on a virtual clock."""
@@ -301,6 +285,30 @@ class ServerConfig(LiveConfig):
                 f"model.maxModelLen={self.model.max_model_len} tokens: at least {need} are needed (one is the null block)",
             )
         return self
+
+
+class Behaviour(Settings):
+    """The live blocks that are not the profile; a custom resource holds the same ones."""
+
+    failures: Annotated[Failures, Live()] = ()
+    """Failures to inject, one entry per type; none by default."""
+
+    answers: Annotated[Answers, Live()] = Answers()
+    """What the server answers."""
+
+
+class LiveConfig(Behaviour):
+    """The blocks that a running server takes over at once."""
+
+    profile: Annotated[Profile, Live()] = Profile()
+    """What the server costs in time."""
+
+
+class ServerConfig(LiveConfig, FixedConfig):
+    """The whole configuration of one server."""
+
+    listen: Listen = Listen()
+    """Where the server listens."""
 
 
 LIVE_FIELDS: Final = tuple(
