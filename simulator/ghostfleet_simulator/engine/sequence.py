@@ -1,0 +1,94 @@
+"""A sequence: one prompt and the answer that is being generated for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as List
+from enum import Enum
+from typing import Protocol
+
+
+class Answer(Protocol):
+    """What will be said, fixed before generation begins, so that the engine only counts."""
+
+    length: int
+    """Tokens of the answer; an end-of-sequence token counts."""
+    finish_reason: str
+    """`stop` or `length`: why the answer ends after `length` tokens."""
+    stop_reason: int | str | None
+    """The stop token that ended it, as vLLM's `stop_reason`."""
+
+    def token(self, index: int) -> int:
+        """Id of the token at `index`, from 0."""
+
+
+class Status(Enum):
+    """Where a sequence is in its life (vLLM 0.33 v1/request.py)."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """One sequence in the engine.
+
+    `target` is the number of tokens it will produce at most, at least 1. Times are microseconds of the engine's clock,
+    -1 while they have not happened. `owner` belongs to the caller; the engine never looks at it.
+    """
+
+    __slots__ = (
+        "answer",
+        "arrival_us",
+        "blocks",
+        "computed",
+        "due_tick",
+        "due_us",
+        "finish_reason",
+        "first_token_us",
+        "id",
+        "last_token_us",
+        "owner",
+        "preemptions",
+        "produced",
+        "prompt",
+        "queued_us",
+        "room",
+        "scheduled_us",
+        "status",
+        "stop_reason",
+        "target",
+    )
+
+    def __init__(self, name: str, prompt: List[int], answer: Answer, arrival_us: int, owner: object = None) -> None:
+        if not prompt:
+            raise ValueError("a sequence needs a prompt of at least one token")
+        if answer.length < 1:
+            raise ValueError("a sequence produces at least one token")
+        self.id = name
+        self.prompt = prompt
+        self.answer = answer
+        self.target = answer.length
+        self.owner = owner
+        self.status = Status.WAITING
+        self.produced = 0
+        self.computed = 0
+        """Tokens, of prompt and answer so far, whose keys and values are in the blocks. Kept only during a prefill."""
+        self.blocks: list[int] = []
+        self.room = 0
+        """Tokens that still fit into `blocks`; kept while the sequence decodes."""
+        self.preemptions = 0
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+        self.arrival_us = arrival_us
+        self.queued_us = -1
+        self.scheduled_us = -1
+        self.first_token_us = -1
+        self.last_token_us = -1
+        self.due_us = -1
+        self.due_tick = -1
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and answer so far."""
+        return len(self.prompt) + self.produced

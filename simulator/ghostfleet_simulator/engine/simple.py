@@ -1,0 +1,58 @@
+"""The `simple` step timer: llm-d-inference-sim's latency keys, exact to the microsecond.
+
+Source of the law: llm-d-inference-sim latencies.go. Where that truncates every mean, deviation and sample to whole
+milliseconds, this one keeps microseconds.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from ghostfleet_simulator.config import LatencyCalculator, SimpleTiming
+
+_CUT = 0.7
+"""Samples lie within 70 % of the mean."""
+
+
+class SimpleTimer:
+    """Times of one sequence: to its first token, and between tokens. All in microseconds."""
+
+    def __init__(self, timing: SimpleTiming, max_num_seqs: int, rng: Random) -> None:
+        self.tick_us = max(1, timing.tick.us)
+        self._rng = rng
+        self._first = timing.time_to_first_token.us, timing.time_to_first_token_std_dev.us
+        self._gap = timing.inter_token_latency.us, timing.inter_token_latency_std_dev.us
+        self._prefill = (
+            timing.prefill_overhead.us,
+            timing.prefill_time_per_token.ns / 1000,
+            timing.prefill_time_std_dev.us,
+        )
+        constant_set = timing.time_to_first_token.ns or timing.time_to_first_token_std_dev.ns
+        self._constant = timing.latency_calculator is LatencyCalculator.CONSTANT or (
+            timing.latency_calculator is LatencyCalculator.AUTO and bool(constant_set)
+        )
+        self._slope = (float(timing.time_factor_under_load) - 1) / (max_num_seqs - 1) if max_num_seqs > 1 else 0.0
+        self.constant_gap_us = self._gap[0] if self._slope == 0 and self._gap[1] == 0 else None
+        """The gap between tokens when it is the same for all, else None: the pacer then need not ask per token."""
+
+    def first_token_us(self, prompt_tokens: int, running: int) -> int:
+        """Time from admission to the first token of a prompt while `running` sequences run, this one included."""
+        load = self._load(running)
+        if self._constant:
+            mean, deviation = self._first
+            return self._sample(mean * load, deviation)
+        overhead, per_token, deviation = self._prefill
+        return self._sample((overhead + prompt_tokens * per_token) * load, deviation)
+
+    def gap_us(self, running: int) -> int:
+        """Time between two tokens while `running` sequences run."""
+        mean, deviation = self._gap
+        return self._sample(mean * self._load(running), deviation)
+
+    def _load(self, running: int) -> float:
+        return 1 + self._slope * (running - 1)
+
+    def _sample(self, mean: float, deviation: float) -> int:
+        if not deviation:
+            return round(mean)
+        return round(min(max(self._rng.gauss(mean, deviation), (1 - _CUT) * mean), (1 + _CUT) * mean))
