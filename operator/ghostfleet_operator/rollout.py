@@ -82,7 +82,7 @@ async def push(targets: Iterable[Target], document: Document, *, client: httpx.A
 
 
 async def observe(targets: Iterable[Target], *, client: httpx.AsyncClient) -> list[Ack]:
-    """Ask every target what it runs; one `Ack` each, in the order of the targets. `reason` is None where it answered."""
+    """Ask every target what it runs; one `Ack` each, in their order, without a reason where it answered."""
     return await _each(targets, lambda target: _state(target, client))
 
 
@@ -96,7 +96,9 @@ def _headers(target: Target) -> dict[str, str]:
 
 async def _state(target: Target, client: httpx.AsyncClient) -> Ack:
     answer = await client.get(_url(target, "state"), headers=_headers(target))
-    return _reported(target, answer) if answer.status_code == httpx.codes.OK else Ack(target, None, None, _refusal(answer))
+    if answer.status_code != httpx.codes.OK:
+        return Ack(target, None, None, _refusal(answer))
+    return _reported(target, answer)
 
 
 async def _each(targets: Iterable[Target], call: Callable[[Target], Awaitable[Ack]]) -> list[Ack]:
@@ -137,27 +139,27 @@ def _reported(target: Target, answer: httpx.Response) -> Ack:
     body = _object(answer)
     revision, digest = body.get("revision"), body.get("hash")
     if isinstance(revision, bool) or not isinstance(revision, int) or not isinstance(digest, str):
-        return Ack(target, None, None, f"the answer of {target.admin_url} has no revision and hash; is it a ghostfleet server?")
+        return Ack(target, None, None, f"{target.admin_url} tells no revision and hash: not an admin API")
     return Ack(target, revision, digest, None)
 
 
 def _judged(ack: Ack, document: Document) -> Ack:
     if ack.reason or ack.runs(document):
         return ack
-    return replace(
-        ack, reason=f"runs revision {ack.revision} with hash {ack.hash}, not revision {document.revision} with {document.hash}"
-    )
+    asked = f"revision {document.revision} with hash {document.hash}"
+    return replace(ack, reason=f"runs revision {ack.revision} with hash {ack.hash}, not {asked}")
 
 
 def _refusal(answer: httpx.Response) -> str:
     """Why a server said no, with its own words where it has some."""
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        return "refused: the server does not accept the admin token (401)"
     error = _object(answer).get("error")
     said = error if isinstance(error, dict) else {}
     problems = said.get("problems")
-    details = [f"{p.get('path')}: {p.get('message')}" for p in problems if isinstance(p, dict)] if isinstance(problems, list) else []
-    message = "; ".join(details) or str(said.get("message") or answer.reason_phrase)
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
-        return "refused: the server does not accept the admin token (401)"
+    details = [p for p in problems if isinstance(p, dict)] if isinstance(problems, list) else []
+    message = "; ".join(f"{p.get('path')}: {p.get('message')}" for p in details)
+    message = message or str(said.get("message") or answer.reason_phrase)
     return f"refused: {message} ({answer.status_code})"
 
 
