@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as List
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Answer(Protocol):
@@ -60,7 +60,7 @@ class Sequence:
         "target",
     )
 
-    def __init__(self, name: str, prompt: List[int], answer: Answer, arrival_us: int, owner: object = None) -> None:
+    def __init__(self, name: str, prompt: List[int], answer: Answer, arrival_us: int, owner: Any = None) -> None:
         if not prompt:
             raise ValueError("a sequence needs a prompt of at least one token")
         if answer.length < 1:
