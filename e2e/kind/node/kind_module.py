@@ -16,8 +16,7 @@ class KindModule:
         """Fetch the module when it is not in Go's cache."""
         kind = COMPONENTS["kind"]
         self._folder = Path(find_go().download(kind.module, kind.version)["Dir"])
-        sources = sorted((self._folder / "pkg/build/nodeimage").glob("const_*.go"))
-        self._text = "\n".join(path.read_text() for path in sources)
+        self._text = (self._folder / "pkg/build/nodeimage/const_storage.go").read_text()
         self._strings = dict(re.findall(r'^const (\w+) = "([^"]+)"', self._text, re.MULTILINE))
 
     @property
@@ -45,6 +44,6 @@ class KindModule:
 
     def storage_manifest(self) -> str:
         """The default storage class and its provisioner: a Go raw string with two image names spliced in."""
-        found = re.search(r"^const defaultStorageManifest = `(.*?)`\s*$", self._text, re.DOTALL | re.MULTILINE)
+        found = re.search(r"^const defaultStorageManifest = `(.*)`\s*$", self._text, re.DOTALL | re.MULTILINE)
         assert found, "kind's sources hold a storage manifest"
         return re.sub(r"`\s*\+\s*(\w+)\s*\+\s*`", lambda splice: self._strings[splice[1]], found[1])

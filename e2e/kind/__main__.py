@@ -1,0 +1,75 @@
+"""python3 -m e2e.kind: the kind cluster that the end-to-end tests run on.
+
+up            have a cluster; a running one is kept
+load IMAGE..  put images on its nodes: archives, or names of images built here
+with COMMAND  run a command where the cluster is reachable, with KUBECONFIG set and kubectl and helm on PATH
+down          delete the cluster; what makes the next `up` quick is kept
+purge         delete the cluster and everything it left behind
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from e2e import cache, shell
+from e2e.kind import engine
+from e2e.kind.cluster import Cluster
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    arguments = _parser().parse_args()
+    try:
+        return _act(arguments)
+    except shell.Failure as failure:
+        shell.say(f"e2e.kind: {failure}")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m e2e.kind", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    up = actions.add_parser("up")
+    workers = int(os.environ.get("E2E_WORKERS", "0"))
+    up.add_argument("--workers", type=int, default=workers, help="nodes beside the control plane (E2E_WORKERS, or 0)")
+    actions.add_parser("load").add_argument("image", nargs="+")
+    actions.add_parser("with").add_argument("command", nargs=argparse.REMAINDER)
+    actions.add_parser("down")
+    actions.add_parser("purge")
+    return parser
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    chosen = engine.choose()
+    cluster = Cluster(chosen)
+    match arguments.action:
+        case "up":
+            with cache.exclusive("cluster"):
+                cluster.up(arguments.workers)
+        case "load":
+            cluster.load([_archive(image) for image in arguments.image])
+        case "with":
+            command = cluster.command(*arguments.command)
+            os.execvpe(command[0], command, dict(cluster.environment()))
+        case "down":
+            with cache.exclusive("cluster"):
+                cluster.down()
+        case "purge":
+            with cache.exclusive("cluster"):
+                cluster.down()
+                chosen.purge()
+    return 0
+
+
+def _archive(image: str) -> Path:
+    """The archive that IMAGE is, or the one made of the image of that name."""
+    return Path(image)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
