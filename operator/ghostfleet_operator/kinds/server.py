@@ -1,0 +1,283 @@
+"""`SimulatedModelServer`: a number of equal simulated servers behind one Service."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from ghostfleet_operator.kinds.meta import Condition, Observed, Resource, Time, parse
+from ghostfleet_operator.kinds.pod import ObjectName, Pod
+from ghostfleet_simulator.config import Behaviour, FixedConfig, KVCache, Profile, Settings
+from ghostfleet_simulator.problems import InvalidInput, Problem
+
+LONGEST_NAME: Final = 48
+"""Longest name of a server: with `-admin-<8 digits>` it still is a DNS label."""
+
+NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+MOST_ENDPOINTS: Final = 32
+MOST_LAGGING: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Marks a field of a spec with what a change of it does to running pods; shown in the reference."""
+
+    text: str
+
+
+class ProfileKind(StrEnum):
+    """Kinds that a server can refer to for its profile."""
+
+    LATENCY_PROFILE = "LatencyProfile"
+
+
+class ProfileRef(Settings):
+    """A profile in the namespace of the server."""
+
+    kind: ProfileKind = ProfileKind.LATENCY_PROFILE
+    """Kind of the profile."""
+
+    name: ObjectName
+    """Name of the profile."""
+
+
+class ServiceType(StrEnum):
+    """How a Service is reached."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+
+
+class Networking(Settings):
+    """How the server is reached."""
+
+    service_type: ServiceType = ServiceType.CLUSTER_IP
+    """Type of the Service in front of all replicas."""
+
+
+_BLOCKS: Final = f"(has(self.kvCache) ? self.kvCache.blocks : {KVCache().blocks})"
+_SIZE: Final = f"(has(self.kvCache) ? self.kvCache.blockSize : {KVCache().block_size})"
+_SPEC_RULES: Final[list[JsonValue]] = [
+    {
+        "rule": "has(self.profile) != has(self.profileRef)",
+        "message": "set exactly one of profile and profileRef",
+    },
+    {
+        "rule": "self.model.name == oldSelf.model.name",
+        "fieldPath": ".model.name",
+        "message": "the model of a server cannot be changed; make another server",
+    },
+    {
+        "rule": f"(self.model.maxModelLen + {_SIZE} - 1) / {_SIZE} + 1 <= {_BLOCKS}",
+        "fieldPath": ".model.maxModelLen",
+        "message": "kvCache.blocks do not hold one sequence of maxModelLen tokens, and the null block",
+    },
+]
+_NAME_RULES: Final[list[JsonValue]] = [
+    {
+        "rule": f"self.metadata.name.size() <= {LONGEST_NAME} && self.metadata.name.matches('{NAME_PATTERN}')",
+        "message": f"metadata.name, after which Services and pods are named, must be at most {LONGEST_NAME} "
+        "lower-case letters, digits and -, and begin with a letter",
+    }
+]
+
+
+class ServerSpec(FixedConfig, Behaviour):
+    """What is wanted. Blocks that are left out have the simulator's defaults."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _SPEC_RULES})
+
+    replicas: Annotated[int, Field(ge=0, le=1000), Effect("starts or stops pods")] = 1
+    """Number of servers. Leave it out where an autoscaler owns it."""
+
+    suspend: Annotated[bool, Effect("starts or stops pods")] = False
+    """Stops all pods and keeps the rest, whatever `replicas` says."""
+
+    profile_ref: ProfileRef | None = None
+    """Profile to use, by name. Exactly one of `profileRef` and `profile` is set."""
+
+    profile: Profile | None = None
+    """Profile to use, written here."""
+
+    networking: Annotated[Networking, Effect("changes the Service")] = Networking()
+    """How the server is reached."""
+
+    pod: Annotated[Pod, Effect("replaces pods, one after the other")] = Pod()
+    """What the pods look like to the cluster."""
+
+    @model_validator(mode="after")
+    def _one_profile(self) -> Self:
+        if (self.profile is None) == (self.profile_ref is None):
+            given = "neither is set" if self.profile is None else "both are set"
+            raise PydanticCustomError(
+                "settings", "set exactly one of profile and profileRef; {given}", {"given": given}
+            )
+        return self
+
+
+class Desired(Observed):
+    """The document that every pod should run."""
+
+    revision: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """Number of the document; it only grows."""
+
+    hash: Annotated[str, Field(max_length=128)]
+    """Hash of the document's live part."""
+
+    since: Time | None = None
+    """When the operator first wanted it, to the microsecond."""
+
+
+class Source(Observed):
+    """Where the profile in use comes from."""
+
+    kind: Annotated[str, Field(max_length=63)]
+    """Kind of the object, or `Inline`."""
+
+    name: Annotated[str | None, Field(max_length=253)] = None
+    """Name of the object, if it is one."""
+
+    generation: Annotated[int | None, Field(ge=0, le=2**63 - 1)] = None
+    """Its generation."""
+
+
+class Lagging(Observed):
+    """A Ready pod that does not run the desired document."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+
+    revision: Annotated[int | None, Field(ge=0, le=2**63 - 1)] = None
+    """Revision that it runs, if known."""
+
+    hash: Annotated[str | None, Field(max_length=128)] = None
+    """Hash that it runs, if known."""
+
+    reason: Annotated[str | None, Field(max_length=1024)] = None
+    """Why it lags."""
+
+
+class ProfileStatus(Observed):
+    """How far the profile has come."""
+
+    source: Source | None = None
+    """Where it comes from."""
+
+    desired: Desired | None = None
+    """What every pod should run."""
+
+    synced_replicas: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Ready pods that report the desired hash."""
+
+    lagging_replicas: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Ready pods that do not."""
+
+    lagging: Annotated[tuple[Lagging, ...] | None, Field(max_length=MOST_LAGGING)] = None
+    """The first of those that do not."""
+
+    last_sync_duration: Annotated[str | None, StringConstraints(max_length=25)] = None
+    """Time from wanting a document to the last acknowledgement, the last time there was one."""
+
+    last_sync_time: Time | None = None
+    """When every Ready pod last came to run the desired document."""
+
+
+class Endpoint(Observed):
+    """One server that takes requests."""
+
+    address: Annotated[str, Field(max_length=45)]
+    """IP address of the pod."""
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    """Port of the API and of `/metrics`."""
+
+    admin_port: Annotated[int | None, Field(ge=1, le=65535)] = None
+    """Port of the admin API."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+
+    rank: Annotated[int, Field(ge=0, le=65535)]
+    """Data-parallel rank in the pod."""
+
+
+class ServerStatus(Observed):
+    """What the operator found out about a server."""
+
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    """`Ready`: what is wanted is what runs. `ProfileResolved`, `ProfileSynced`, `WorkloadAvailable`: its parts.
+    `Reconciling` and `Stalled` are there only while they hold."""
+
+    observed_generation: Annotated[int | None, Field(ge=0, le=2**63 - 1)] = None
+    """Generation of the spec that this status is about."""
+
+    replicas: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Pods that exist."""
+
+    ready_replicas: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Pods that take requests."""
+
+    updated_replicas: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Pods made from the newest template."""
+
+    selector: Annotated[str | None, Field(max_length=512)] = None
+    """Selector of the pods, for autoscalers."""
+
+    profile: ProfileStatus | None = None
+    """How far the profile has come."""
+
+    endpoints: Annotated[tuple[Endpoint, ...] | None, Field(max_length=MOST_ENDPOINTS)] = None
+    """The first servers that take requests; the ConfigMap `<name>-endpoints` has all of them."""
+
+    endpoint_count: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Number of all servers that take requests."""
+
+    url: Annotated[str | None, Field(max_length=512)] = None
+    """Address of the Service inside the cluster."""
+
+    def condition(self, aspect: str) -> Condition | None:
+        """The condition of a type, if it is there."""
+        return next((condition for condition in self.conditions if condition.type == aspect), None)
+
+
+class SimulatedModelServer(Resource):
+    """Simulated inference servers of one model: pods that answer like vLLM, with the latencies of a profile."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _NAME_RULES})
+
+    api_version: Literal["ghostfleet.dev/v1alpha1"]
+    kind: Literal["SimulatedModelServer"]
+    spec: ServerSpec
+    """What is wanted."""
+
+    status: ServerStatus | None = None
+    """Written by the operator."""
+
+
+def parse_server(raw: object) -> SimulatedModelServer:
+    """A raw object as a server, its status left out; raises `InvalidInput`."""
+    server = parse(SimulatedModelServer, raw)
+    name = server.metadata.name
+    if len(name) > LONGEST_NAME:
+        raise InvalidInput(
+            [Problem("metadata.name", f"{name!r} has {len(name)} characters; at most {LONGEST_NAME} are allowed")]
+        )
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InvalidInput(
+            [Problem("metadata.name", f"{name!r} must be lower-case letters, digits and -, and begin with a letter")]
+        )
+    return server
+
+
+def parse_status(raw: Any) -> ServerStatus:
+    """The status of a raw object; an empty one where there is none or it cannot be read."""
+    try:
+        return ServerStatus.model_validate((raw.get("status") or {}) if isinstance(raw, dict) else {})
+    except ValidationError:
+        return ServerStatus()

@@ -1,0 +1,78 @@
+"""From a server and the profiles of its namespace to the configuration that its replicas run; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from ghostfleet_operator.kinds.profile import LatencyProfile
+from ghostfleet_operator.kinds.server import SimulatedModelServer
+from ghostfleet_simulator.config import Behaviour, FixedConfig, Listen, Profile, ServerConfig
+from ghostfleet_simulator.problems import InvalidInput
+
+PORT: Final = 8000
+ADMIN_PORT: Final = 9101
+INLINE: Final = "Inline"
+
+FindProfile = Callable[[str, str], LatencyProfile | InvalidInput | None]
+"""Looks up a profile by kind and name in the server's namespace: the profile, what is wrong with it, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSource:
+    """Where a profile comes from: an object, or the server itself (`Inline`)."""
+
+    kind: str
+    name: str
+    generation: int
+
+
+class Reason(StrEnum):
+    """Why a profile could not be resolved."""
+
+    NOT_FOUND = "NotFound"
+    INVALID = "Invalid"
+
+
+class Unresolved(Exception):
+    """A server whose profile cannot be had; what runs stays as it is."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        self.reason = reason
+        self.message = message
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A server with the configuration its replicas run, listening as a pod does (8000, admin 9101)."""
+
+    server: SimulatedModelServer
+    config: ServerConfig
+    source: ProfileSource
+
+
+def resolve(server: SimulatedModelServer, find_profile: FindProfile) -> Resolved:
+    """The configuration of a server; raises `Unresolved`."""
+    profile, source = _profile(server, find_profile)
+    shared = {name: getattr(server.spec, name) for name in (*FixedConfig.model_fields, *Behaviour.model_fields)}
+    return Resolved(
+        server, ServerConfig(profile=profile, listen=Listen(port=PORT, admin_port=ADMIN_PORT), **shared), source
+    )
+
+
+def _profile(server: SimulatedModelServer, find_profile: FindProfile) -> tuple[Profile, ProfileSource]:
+    spec = server.spec
+    if spec.profile is not None:
+        return spec.profile, ProfileSource(INLINE, server.metadata.name, server.metadata.generation)
+    if spec.profile_ref is None:
+        raise Unresolved(Reason.INVALID, "set exactly one of profile and profileRef")
+    kind, name = spec.profile_ref.kind.value, spec.profile_ref.name
+    found = find_profile(kind, name)
+    if found is None:
+        raise Unresolved(Reason.NOT_FOUND, f"there is no {kind} {name!r} in namespace {server.metadata.namespace!r}")
+    if isinstance(found, InvalidInput):
+        raise Unresolved(Reason.INVALID, f"{kind} {name!r} is invalid: {found}")
+    return found.spec, ProfileSource(kind, name, found.metadata.generation)
