@@ -1,0 +1,308 @@
+"""The objects that make a server on Kubernetes, as plain dictionaries for server-side apply; pure.
+
+The same plan gives the same dictionaries. Only fields that the operator owns are in them, so labels, side-cars and
+annotations that others add stay.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ghostfleet_operator.kinds.meta import API_VERSION
+from ghostfleet_operator.kinds.pod import RESERVED_PREFIX, Image, Pod, Resources, amount
+from ghostfleet_operator.plan.observed import Replica, serving
+from ghostfleet_operator.plan.replicas import ServerPlan
+from ghostfleet_operator.resolve import ADMIN_PORT, PORT
+
+FIELD_MANAGER: Final = "ghostfleet-operator"
+SERVER_LABEL: Final = f"{RESERVED_PREFIX}server"
+REVISION_ANNOTATION: Final = f"{RESERVED_PREFIX}revision"
+HASH_ANNOTATION: Final = f"{RESERVED_PREFIX}hash"
+RESTART_HASH_ANNOTATION: Final = f"{RESERVED_PREFIX}restart-hash"
+LEFT_OUT_ANNOTATION: Final = f"{RESERVED_PREFIX}endpoints-left-out"
+DOCUMENT_KEY: Final = "server.json"
+ADMIN_FILE: Final = "token"
+ENDPOINTS_KEY: Final = "endpoints.yaml"
+
+_USER: Final = 65532
+_DEFAULT_REQUESTS: Final = {"cpu": "50m", "memory": "96Mi"}
+_MOST_ENDPOINT_BYTES: Final = 900_000  # a ConfigMap and the EPP's file discovery both end at 1 MiB
+
+Child = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator adds to every plan: the default image, the server's admin token, and its own pull settings."""
+
+    simulator_image: str
+    token: str = field(repr=False)
+    image_pull_policy: str | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChildNames:
+    """Names of a server's children; the Secret's carries the UID, so that it never meets a Secret of another owner."""
+
+    config: str
+    secret: str
+    deployment: str
+    service: str
+    headless: str
+    endpoints: str
+
+    @classmethod
+    def of(cls, name: str, uid: str) -> ChildNames:
+        """The names for a server; each is a DNS label, because a server's name has at most 48 characters."""
+        token = f"{name}-admin-{uid.replace('-', '')[:8]}".rstrip("-")
+        return cls(f"{name}-config", token, name, name, f"{name}-headless", f"{name}-endpoints")
+
+
+def is_ours(child: Mapping[str, Any], uid: str) -> bool:
+    """Whether an existing object is controlled by the server with this UID; any other one is never touched."""
+    owners = child.get("metadata", {}).get("ownerReferences") or []
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+
+
+def selector(name: str) -> str:
+    """The label selector of a server's pods, as text."""
+    return f"{SERVER_LABEL}={name}"
+
+
+def children(plan: ServerPlan, options: Options) -> list[Child]:
+    """ConfigMap, Secret, Services and Deployment of a server, in the order in which they are applied."""
+    return [
+        config_map(plan),
+        admin_secret(plan, options),
+        _service(plan, headless=False),
+        _service(plan, headless=True),
+        deployment(plan, options),
+    ]
+
+
+def config_map(plan: ServerPlan) -> Child:
+    """The durable truth: the document that every pod reads at its start and watches."""
+    names = ChildNames.of(plan.name, plan.uid)
+    annotations = {REVISION_ANNOTATION: str(plan.revision), HASH_ANNOTATION: plan.document.hash}
+    text = json.dumps(plan.document.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _child(plan, "v1", "ConfigMap", names.config, annotations) | {"data": {DOCUMENT_KEY: text}}
+
+
+def admin_secret(plan: ServerPlan, options: Options) -> Child:
+    """The bearer token of the admin API, as a file for the pods."""
+    names = ChildNames.of(plan.name, plan.uid)
+    token = base64.b64encode(options.token.encode()).decode()
+    return _child(plan, "v1", "Secret", names.secret) | {"type": "Opaque", "data": {ADMIN_FILE: token}}
+
+
+def _service(plan: ServerPlan, *, headless: bool) -> Child:
+    names = ChildNames.of(plan.name, plan.uid)
+    kind = "ClusterIP" if headless else plan.resolved.server.spec.networking.service_type.value
+    spec: dict[str, Any] = {
+        "type": kind,
+        "selector": {SERVER_LABEL: plan.name},
+        "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}],
+    }
+    if headless:
+        spec |= {"clusterIP": "None", "publishNotReadyAddresses": False}
+    return _child(plan, "v1", "Service", names.headless if headless else names.service) | {"spec": spec}
+
+
+def deployment(plan: ServerPlan, options: Options) -> Child:
+    """The pods. A change of the pod template replaces them; the live part of the document is not in it."""
+    names, pod = ChildNames.of(plan.name, plan.uid), plan.resolved.server.spec.pod
+    template = {
+        "metadata": {
+            "labels": _labels(plan.name) | dict(pod.labels),
+            "annotations": dict(pod.annotations) | {RESTART_HASH_ANNOTATION: plan.restart_hash},
+        },
+        "spec": _pod_spec(names, pod, options),
+    }
+    spec = {
+        "replicas": plan.replicas,
+        "revisionHistoryLimit": 3,
+        "selector": {"matchLabels": {SERVER_LABEL: plan.name}},
+        "template": template,
+    }
+    return _child(plan, "apps/v1", "Deployment", names.deployment) | {"spec": spec}
+
+
+def endpoints_config_map(plan: ServerPlan, replicas: tuple[Replica, ...]) -> Child:
+    """Every server that takes requests, as the EPP's file discovery reads it: ports are strings, addresses IPv4.
+
+    JSON is YAML, so the text under `endpoints.yaml` serves both. What does not fit a ConfigMap is left out from the
+    end, and the annotation `ghostfleet.dev/endpoints-left-out` counts it.
+    """
+    entries, size, found = [], 0, serving(replicas)
+    for replica, address in found:
+        labels = {key: value for key, value in sorted(replica.labels.items()) if key != "pod-template-hash"}
+        entry = {
+            "name": replica.name,
+            "namespace": plan.namespace,
+            "address": address,
+            "port": str(PORT),
+            "labels": labels,
+        }
+        text = json.dumps(entry, ensure_ascii=False)
+        size += len(text.encode()) + 2
+        if size > _MOST_ENDPOINT_BYTES:
+            break
+        entries.append(text)
+    left_out = len(found) - len(entries)
+    annotations = {LEFT_OUT_ANNOTATION: str(left_out)} if left_out else {}
+    body = '{"endpoints": [' + ",".join(f"\n{entry}" for entry in entries) + "]}\n"
+    names = ChildNames.of(plan.name, plan.uid)
+    return _child(plan, "v1", "ConfigMap", names.endpoints, annotations) | {"data": {ENDPOINTS_KEY: body}}
+
+
+def image_reference(default: str, image: Image) -> str:
+    """The image to run: `default` (`repository[:tag][@digest]`) with the parts that a server gives in their place.
+
+    A given digest wins over any tag; with only another repository the default's tag stays.
+    """
+    base, _, digest = default.partition("@")
+    slash = base.rfind("/")
+    colon = base.find(":", slash + 1)
+    repository, tag = (base[:colon], base[colon + 1 :]) if colon >= 0 else (base, "")
+    if image.digest:
+        return f"{image.repository or repository}@{image.digest}"
+    if image.repository or image.tag:
+        tag = image.tag or tag
+        return (image.repository or repository) + (f":{tag}" if tag else "")
+    return f"{base}@{digest}" if digest else base
+
+
+def _labels(name: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "ghostfleet-simulator",
+        "app.kubernetes.io/instance": name,
+        "app.kubernetes.io/component": "server",
+        "app.kubernetes.io/part-of": "ghostfleet",
+        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+        SERVER_LABEL: name,
+    }
+
+
+def _child(
+    plan: ServerPlan, api_version: str, kind: str, name: str, annotations: dict[str, str] | None = None
+) -> Child:
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": "SimulatedModelServer",
+        "name": plan.name,
+        "uid": plan.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": plan.namespace,
+        "labels": _labels(plan.name),
+        "ownerReferences": [owner],
+    }
+    if annotations:
+        metadata["annotations"] = annotations
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata}
+
+
+def _pod_spec(names: ChildNames, pod: Pod, options: Options) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(pod, options)],
+        "volumes": [
+            {"name": "config", "configMap": {"name": names.config, "defaultMode": 0o444}},
+            {"name": "admin", "secret": {"secretName": names.secret, "defaultMode": 0o440}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+        ],
+    }
+    secrets = dict.fromkeys((*options.image_pull_secrets, *(secret.name for secret in pod.image_pull_secrets)))
+    if secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in secrets]
+    if pod.node_selector:
+        spec["nodeSelector"] = dict(pod.node_selector)
+    if pod.tolerations:
+        spec["tolerations"] = [t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in pod.tolerations]
+    if pod.priority_class_name:
+        spec["priorityClassName"] = pod.priority_class_name
+    return spec
+
+
+def _container(pod: Pod, options: Options) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": "server",
+        "image": image_reference(options.simulator_image, pod.image),
+        "args": [
+            "serve",
+            *("--config", f"/etc/ghostfleet/config/{DOCUMENT_KEY}"),
+            *("--host", "0.0.0.0"),
+            *("--port", str(PORT)),
+            *("--admin-port", str(ADMIN_PORT)),
+            *("--admin-token-file", f"/etc/ghostfleet/admin/{ADMIN_FILE}"),
+        ],
+        "env": [
+            {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+            for name, path in (
+                ("POD_NAME", "metadata.name"),
+                ("POD_NAMESPACE", "metadata.namespace"),
+                ("POD_IP", "status.podIP"),
+            )
+        ],
+        "ports": [
+            {"name": "http", "containerPort": PORT, "protocol": "TCP"},
+            {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
+        ],
+        "startupProbe": _probe("/health", "http", period=1, failures=60),
+        "livenessProbe": _probe("/health", "http", period=10, failures=3),
+        "readinessProbe": _probe("/admin/ready", "admin", period=2, failures=2),
+        "resources": _resources(pod.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "config", "mountPath": "/etc/ghostfleet/config", "readOnly": True},
+            {"name": "admin", "mountPath": "/etc/ghostfleet/admin", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (a volume of the pod's own)
+        ],
+    }
+    policy = pod.image.pull_policy.value if pod.image.pull_policy else options.image_pull_policy
+    if policy:
+        container["imagePullPolicy"] = policy
+    return container
+
+
+def _probe(path: str, port: str, *, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _resources(resources: Resources) -> dict[str, dict[str, str]]:
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    for name, default in _DEFAULT_REQUESTS.items():
+        request, limit = getattr(resources.requests, name), getattr(resources.limits, name)
+        if limit is not None:
+            limits[name] = str(limit)
+        # A limit below the default request would make the pod invalid.
+        small = limit is not None and amount(limit) < amount(default)
+        requests[name] = str(request) if request is not None else str(limit) if small else default
+    return {"requests": requests, "limits": limits} if limits else {"requests": requests}
