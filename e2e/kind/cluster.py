@@ -68,7 +68,8 @@ class Cluster:
     def down(self) -> None:
         """Delete the cluster and end the engine."""
         with shell.step(f"deleting cluster {NAME}"):
-            self.delete()
+            if self._engine.recover():
+                self.delete()
             self._engine.stop()
 
     def _nodes(self) -> int:

@@ -30,6 +30,9 @@ class Engine(Protocol):
     def start(self) -> str:
         """Have the engine running with a node image in it; the image's name."""
 
+    def recover(self) -> bool:
+        """Whether the engine answers, made to answer again if a run that was killed left containers behind."""
+
     def stop(self) -> None:
         """End what `start` started. What it keeps makes the next start quick."""
 
@@ -82,6 +85,10 @@ class HostEngine:
         """The public node image, which `choose` has found here."""
         return _public_node()
 
+    def recover(self) -> bool:
+        """Always: `choose` has asked it."""
+        return True
+
     def stop(self) -> None:
         """Docker goes on."""
 
@@ -126,15 +133,21 @@ class OwnEngine:
         node = build.ensure()
         debian.require("dockerd", "docker", "containerd", "runc", "ip", "iptables", "sysctl")
         if not self.running():
-            self._end()  # of a run that was killed
-            self._make_namespace()
-            with shell.step("starting dockerd"):
-                self._start_dockerd()
+            self._start_dockerd()
         if not shell.succeeds(["docker", "image", "inspect", node.name], env=self.environment()):
             with shell.step("loading the node image"):
                 shell.run(["docker", "image", "prune", "--all", "--force"], env=self.environment())
                 shell.run(["docker", "load", "--input", node.archive], env=self.environment())
         return node.name
+
+    def recover(self) -> bool:
+        """Whether our dockerd answers, started again if shims of its containers outlived it."""
+        if self.running():
+            return True
+        shims = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(self._run / "exec") in _read(path)]
+        if shims:
+            self._start_dockerd()
+        return bool(shims)
 
     def stop(self) -> None:
         """End dockerd and its namespace; the loaded node image stays."""
@@ -146,7 +159,7 @@ class OwnEngine:
         self.stop()
         for folder in (self._data, self._run):
             for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-                if line.split()[1].startswith(f"{folder}/"):
+                if Path(line.split()[1]).is_relative_to(folder):
                     shell.succeeds(["umount", "--lazy", line.split()[1]])
             cache.remove(folder)
         for made in (cache.root() / "kind").glob("*"):
@@ -172,13 +185,16 @@ class OwnEngine:
             name.unlink(missing_ok=True)
 
     def _start_dockerd(self) -> None:
+        """Start dockerd in its namespace. It ends at once what containers an earlier one left running."""
+        self._end()
+        self._make_namespace()
         self._run.mkdir(parents=True, exist_ok=True)
         self._data.mkdir(parents=True, exist_ok=True)
         runtime = Path(__file__).with_name("runc_within_bounds.py")
         command = [*self.inside(), "dockerd", "--host", f"unix://{self._socket}", "--pidfile", str(self._pid_file)]
         command += ["--data-root", str(self._data), "--exec-root", str(self._run / "exec")]
         command += ["--add-runtime", f"within-bounds={runtime}", "--default-runtime", "within-bounds"]
-        with self.log.open("w") as log:
+        with shell.step("starting dockerd"), self.log.open("w") as log:
             dockerd = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -188,12 +204,12 @@ class OwnEngine:
                 cwd="/",
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 60
-        while not self.running():
-            if dockerd.poll() is not None or time.monotonic() > deadline:
-                dockerd.kill()
-                raise shell.Failure(f"dockerd did not start:\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.1)
+            deadline = time.monotonic() + 60
+            while not self.running():
+                if dockerd.poll() is not None or time.monotonic() > deadline:
+                    dockerd.kill()
+                    raise shell.Failure(f"dockerd did not start:\n{self.log.read_text()[-3000:]}")
+                time.sleep(0.1)
 
     def _end(self) -> None:
         """End our dockerd if it lives. Containers it leaves behind are ended by the next one that starts on its data."""
@@ -206,15 +222,19 @@ class OwnEngine:
                     os.kill(pid, signal.SIGKILL)
                     break
                 time.sleep(0.1)
-        for leftover in (self._pid_file, self._socket):
+        # Its containerd ends with it. A process id left in a file, though, is taken for a living one even by a zombie's.
+        for leftover in (self._pid_file, self._socket, self._run / "exec/containerd/containerd.pid"):
             leftover.unlink(missing_ok=True)
 
     def _dockerd(self) -> int | None:
         """The process id of our dockerd: the one in its file, if that process still is what it was."""
-        try:
-            pid = int(self._pid_file.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            return None
-        return pid if str(self._data).encode() in command else None
+        pid = _read(self._pid_file).strip()
+        return int(pid) if pid and str(self._data) in _read(Path(f"/proc/{pid}/cmdline")).split("\0") else None
 
+
+def _read(path: Path) -> str:
+    """A file's text; none where it, or the process it tells of, is gone."""
+    try:
+        return path.read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
