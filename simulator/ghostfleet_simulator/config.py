@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -48,9 +56,16 @@ def problem(path: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("settings", "{path}: {message}", {"path": path, "message": message})
 
 
+def _no_boolean(value: object) -> object:
+    # pydantic takes true for 1, the API server does not.
+    if isinstance(value, bool):
+        raise PydanticCustomError("settings", "{value} is not a whole number", {"value": str(value).lower()})
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[^\s\x00]+$")]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Port = Annotated[Whole, Field(ge=1, le=65535)]
 
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,10 +80,12 @@ class ModelSettings(Settings):
     name: Annotated[Name, Flag("model")]
     """Name of the model, usually as on a model hub; answered as `root` in the model list."""
 
-    served_names: Annotated[tuple[Name, ...], Field(max_length=16), AfterValidator(_distinct), Flag("served-model-name")] = ()
-    """Names that requests may use; the first one is answered in responses and metrics. Without any, the model's name."""
+    served_names: Annotated[
+        tuple[Name, ...], Field(max_length=16), AfterValidator(_distinct), Flag("served-model-name")
+    ] = ()
+    """Names that requests may use; the first is answered in responses and metrics. Without any, the model's name."""
 
-    max_model_len: Annotated[int, Field(ge=16, le=10_485_760), Flag("max-model-len")] = 32768
+    max_model_len: Annotated[Whole, Field(ge=16, le=10_485_760), Flag("max-model-len")] = 32768
     """Longest sequence in tokens, prompt and answer together."""
 
     @property
@@ -80,20 +97,20 @@ class ModelSettings(Settings):
 class Scheduling(Settings):
     """Limits of the continuous-batching scheduler; the defaults are vLLM's for an unknown GPU."""
 
-    max_num_seqs: Annotated[int, Field(ge=1, le=65536), Flag("max-num-seqs")] = 256
+    max_num_seqs: Annotated[Whole, Field(ge=1, le=65536), Flag("max-num-seqs")] = 256
     """Most sequences that run at the same time."""
 
-    max_num_batched_tokens: Annotated[int, Field(ge=1, le=1_048_576), Flag("max-num-batched-tokens")] = 2048
+    max_num_batched_tokens: Annotated[Whole, Field(ge=1, le=1_048_576), Flag("max-num-batched-tokens")] = 2048
     """Token budget of one engine step, prefill chunks and decodes together."""
 
 
 class KVCache(Settings):
     """The paged KV cache."""
 
-    block_size: Annotated[int, Field(ge=1, le=1024), Flag("block-size")] = 16
+    block_size: Annotated[Whole, Field(ge=1, le=1024), Flag("block-size")] = 16
     """Tokens in a block."""
 
-    blocks: Annotated[int, Field(ge=2, le=100_000_000), Flag("num-gpu-blocks-override")] = 16384
+    blocks: Annotated[Whole, Field(ge=2, le=100_000_000), Flag("num-gpu-blocks-override")] = 16384
     """Number of blocks; one of them is vLLM's null block and never holds tokens."""
 
 
@@ -102,7 +119,7 @@ class LatencyCalculator(StrEnum):
 
     AUTO = "Auto"
     CONSTANT = "Constant"
-    PER_TOKEN = "PerToken"
+    PER_TOKEN = "PerToken"  # noqa: S105 - a mode, not a password
 
 
 _SPREAD: Final = "at most 30 % of the mean"
@@ -115,8 +132,8 @@ class SimpleTiming(Settings):
     """
 
     latency_calculator: Annotated[LatencyCalculator, Flag("latency-calculator")] = LatencyCalculator.AUTO
-    """What makes the time to the first token: `Constant` takes `timeToFirstToken`, `PerToken` the prefill times, `Auto` the
-    former where it is set and else the latter."""
+    """What makes the time to the first token: `Constant` takes `timeToFirstToken`, `PerToken` the prefill times, `Auto`
+    the former where it is set and else the latter."""
 
     time_to_first_token: Annotated[Duration, Flag("time-to-first-token")] = Duration(0)
     """Time from admission to the first token."""
@@ -239,6 +256,9 @@ class Listen(Settings):
     admin_port: Annotated[Port | None, Flag("admin-port")] = None
     """Port of the admin API; without it there is none."""
 
+    shutdown_timeout_seconds: Annotated[int, Field(ge=0, le=3600), Flag("shutdown-timeout")] = 0
+    """Whole seconds that running requests may go on after SIGTERM; 0 aborts them at once, as vLLM does by default."""
+
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
         if self.admin_port == self.port:
@@ -253,7 +273,9 @@ def _total(failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
             raise PydanticCustomError("settings", "{type} is listed twice", {"type": failure_type.value})
     total = sum(float(failure.probability) for failure in failures)
     if total > 1 + 1e-9:
-        raise PydanticCustomError("settings", "the probabilities add up to {total}, more than 1", {"total": f"{total:g}"})
+        raise PydanticCustomError(
+            "settings", "the probabilities add up to {total}, more than 1", {"total": f"{total:g}"}
+        )
     return failures
 
 
@@ -272,7 +294,7 @@ class FixedConfig(Settings):
     kv_cache: KVCache = Field(default=KVCache(), alias="kvCache")
     """The paged KV cache."""
 
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1), Flag("seed")] = 0
+    seed: Annotated[Whole, Field(ge=0, le=2**63 - 1), Flag("seed")] = 0
     """Seed of every random choice; the same seed and the same requests give the same run on a virtual clock."""
 
     @model_validator(mode="after")
@@ -282,7 +304,8 @@ class FixedConfig(Settings):
             raise problem(
                 "kvCache.blocks",
                 f"{self.kv_cache.blocks} blocks of {self.kv_cache.block_size} tokens do not hold one sequence of "
-                f"model.maxModelLen={self.model.max_model_len} tokens: at least {need} are needed (one is the null block)",
+                f"model.maxModelLen={self.model.max_model_len} tokens: at least {need} are needed "
+                "(one is the null block)",
             )
         return self
 
@@ -312,6 +335,8 @@ class ServerConfig(LiveConfig, FixedConfig):
 
 
 LIVE_FIELDS: Final = tuple(
-    info.alias or name for name, info in ServerConfig.model_fields.items() if any(isinstance(m, Live) for m in info.metadata)
+    info.alias or name
+    for name, info in ServerConfig.model_fields.items()
+    if any(isinstance(m, Live) for m in info.metadata)
 )
 """Top-level keys, as written in documents, that a running server takes over at once."""

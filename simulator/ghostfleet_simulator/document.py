@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ghostfleet_simulator.config import LIVE_FIELDS, LiveConfig, ServerConfig
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
@@ -38,13 +38,23 @@ def restart_hash(config: ServerConfig) -> str:
 def differing(one: ServerConfig, other: ServerConfig) -> list[str]:
     """Dotted paths of the restart-only fields in which two configurations differ."""
 
-    def walk(a: Any, b: Any, path: str) -> list[str]:
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            return [p for key in sorted(a.keys() | b.keys()) for p in walk(a.get(key), b.get(key), f"{path}.{key}" if path else key)]
-        return [] if a == b else [path]
+    def tree(config: ServerConfig) -> dict[str, Any]:
+        return config.model_dump(mode="json", by_alias=True, exclude=set(LiveConfig.model_fields))
 
-    trees = [c.model_dump(mode="json", by_alias=True, exclude=set(LiveConfig.model_fields)) for c in (one, other)]
-    return walk(*trees, "")
+    def walk(a: Any, b: Any, path: tuple[str, ...]) -> list[str]:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            return [p for key in sorted(a.keys() | b.keys()) for p in walk(a.get(key), b.get(key), (*path, key))]
+        return [] if a == b else [".".join(path)]
+
+    return walk(tree(one), tree(other), ())
+
+
+_KEYS: Final = ("revision", "hash", "config")
+
+
+def _unknown(key: str, known: Sequence[str]) -> str:
+    guess = nearest(key, known)
+    return f"unknown field; did you mean {guess!r}?" if guess else f"unknown field; allowed are {', '.join(known)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +75,28 @@ class Document:
         """A document from JSON; raises `InvalidInput` with the paths of the fields that are wrong."""
         if not isinstance(raw, Mapping):
             raise InvalidInput([Problem("", "a document is an object with the fields revision, hash and config")])
-        for key in raw:
-            if key not in ("revision", "hash", "config"):
-                guess = nearest(str(key), ("revision", "hash", "config"))
-                raise InvalidInput([Problem(str(key), "unknown field; " + (f"did you mean {guess!r}?" if guess else "allowed are revision, hash, config"))])
+        problems = [Problem(str(key), _unknown(str(key), _KEYS)) for key in raw if key not in _KEYS]
         revision, given = raw.get("revision"), raw.get("hash")
-        if revision is not None and (isinstance(revision, bool) or not isinstance(revision, int) or not 0 <= revision < 2**63):
-            raise InvalidInput([Problem("revision", f"{revision!r} is not a whole number of at least 0")])
+        if not (revision is None or (type(revision) is int and 0 <= revision < 2**63)):
+            problems.append(Problem("revision", "is not a whole number from 0 to 2^63-1"))
         if "config" not in raw:
-            raise InvalidInput([Problem("config", "required, but not given")])
-        document = cls.of(validated(ServerConfig, raw["config"], "config"), revision)
+            problems.append(Problem("config", "required, but not given"))
+            raise InvalidInput(problems)
+        try:
+            config = validated(ServerConfig, raw["config"], "config")
+        except InvalidInput as error:
+            raise InvalidInput((*problems, *error.problems)) from None
+        document = cls.of(config, revision)
         if given is not None and given != document.hash:
-            raise InvalidInput([Problem("hash", f"{given!r} is not the hash of the live part, which is {document.hash}")])
+            problems.append(Problem("hash", f"is not the hash of the live part of config, which is {document.hash}"))
+        if problems:
+            raise InvalidInput(problems)
         return document
 
     def to_json(self) -> dict[str, Any]:
         """The document as plain JSON."""
-        return {"revision": self.revision, "hash": self.hash, "config": self.config.model_dump(mode="json", by_alias=True, exclude_none=True)}
+        config = self.config.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return {"revision": self.revision, "hash": self.hash, "config": config}
 
 
 class Refused(Exception):
@@ -100,6 +115,29 @@ class InForce:
         """The state of a server that starts with `document`; without a revision it is revision 0."""
         return cls(Document(document.config, document.revision or 0, document.hash), document.hash)
 
+    def to_json(self) -> dict[str, Any]:
+        """The state as plain JSON, to be kept over a restart."""
+        return {**self.document.to_json(), "firstHash": self.first_hash}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> InForce:
+        """The state that `to_json` wrote; raises `InvalidInput`."""
+        document = Document.parse({key: value for key, value in raw.items() if key != "firstHash"})
+        return cls(document, str(raw.get("firstHash", document.hash)))
+
+    def resumed(self, start: Document) -> InForce:
+        """This state, kept from before a restart, in a server that starts with `start`.
+
+        What needs a restart is taken from `start`, and so is the live part where its revision is the newer one.
+        """
+        try:
+            offered = self.offer(start) if start.revision is not None else self
+        except Refused:
+            offered = self
+        live = {name: getattr(offered.document.config, name) for name in LiveConfig.model_fields}
+        config = start.config.model_copy(update=live)
+        return InForce(Document(config, offered.revision, offered.document.hash), offered.first_hash)
+
     @property
     def revision(self) -> int:
         """Revision in force."""
@@ -109,19 +147,23 @@ class InForce:
         """The state after `document` was put; `self` where it changes nothing. Raises `Refused`.
 
         A newer revision replaces; the same one does so only with the hash it first came with, which ends a patch; one
-        without a number is the next where it differs.
+        without a number is the next where its live part differs. The restart-only part has no say in this: it is kept
+        for the next start with whatever document is accepted.
         """
-        if document.revision is None:
-            if document.hash == self.document.hash:
-                return self
-            return InForce.start(Document(document.config, self.revision + 1, document.hash))
-        if document.revision < self.revision:
-            raise Refused(f"revision {document.revision} is older than revision {self.revision}, which is in force")
-        if document.revision == self.revision and document.hash != self.first_hash:
-            raise Refused(f"revision {document.revision} was first given with hash {self.first_hash}; a changed document needs a greater revision")
-        if document.revision == self.revision and document.hash == self.document.hash:
-            return self
-        return InForce.start(document)
+        revision, first_hash = document.revision, document.hash
+        if revision is None and document.hash == self.document.hash:
+            revision, first_hash = self.revision, self.first_hash
+        elif revision is None:
+            revision = self.revision + 1
+        elif revision < self.revision:
+            raise Refused(f"revision {revision} is older than revision {self.revision}, which is in force")
+        elif revision == self.revision and document.hash != self.first_hash:
+            raise Refused(
+                f"revision {revision} was first given with hash {self.first_hash}; "
+                "a changed document needs a greater revision"
+            )
+        following = InForce(Document(document.config, revision, document.hash), first_hash)
+        return self if following == self else following
 
     def patch(self, raw: object) -> InForce:
         """The state after the live fields in `raw` (a JSON merge patch) were changed; the revision stays.
@@ -131,10 +173,14 @@ class InForce:
         if not isinstance(raw, Mapping):
             raise InvalidInput([Problem("", f"a patch is an object with some of the fields {', '.join(LIVE_FIELDS)}")])
         tree = self.document.config.model_dump(mode="json", by_alias=True, exclude_none=True)
-        for key in raw:
-            if key not in LIVE_FIELDS:
-                why = "needs a restart and cannot be patched" if key in tree else "unknown field"
-                raise InvalidInput([Problem(str(key), f"{why}; live fields are {', '.join(LIVE_FIELDS)}")])
+        fixed = f"needs a restart and cannot be patched; live fields are {', '.join(LIVE_FIELDS)}"
+        problems = [
+            Problem(str(key), fixed if key in tree else _unknown(str(key), LIVE_FIELDS))
+            for key in raw
+            if key not in LIVE_FIELDS
+        ]
+        if problems:
+            raise InvalidInput(problems)
         config = validated(ServerConfig, _merged(tree, raw))
         return InForce(Document(config, self.revision, live_hash(config)), self.first_hash)
 
@@ -145,8 +191,9 @@ def _merged(tree: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]
     for key, value in patch.items():
         if value is None:
             result.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = _merged(result[key], value)
+        elif isinstance(value, Mapping):
+            below = result.get(key)
+            result[key] = _merged(below if isinstance(below, Mapping) else {}, value)
         else:
             result[key] = value
     return result

@@ -61,6 +61,15 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((m for m in map(_model_in, getattr(annotation, "__args__", ())) if m), None)
 
 
+_PLAINER = {
+    "missing": "required, but not given",
+    "model_type": "must be an object with named fields",
+    "dict_type": "must be an object with named fields",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+}
+
+
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> tuple[Problem, ...]:
     """Every problem of a pydantic error over `model`, in plain words; `prefix` is put before each path."""
     found = []
@@ -69,9 +78,13 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         if item["type"] == "extra_forbidden":
             known = _known_fields(model, location)
             guess = nearest(str(location[-1]), known)
-            message = f"unknown field; did you mean {guess!r}?" if guess else f"unknown field; allowed are {', '.join(known)}"
-        elif item["type"] == "missing":
-            message = "required, but not given"
+            message = (
+                f"unknown field; did you mean {guess!r}?" if guess else f"unknown field; allowed are {', '.join(known)}"
+            )
+        elif item["type"] in _PLAINER:
+            message = _PLAINER[item["type"]]
+        elif item["type"] == "string_pattern_mismatch":
+            message = f"{str(item['input'])[:80]!r} does not match the pattern {item['ctx']['pattern']}"
         elif item["type"] == "settings":
             context = item.get("ctx", {})
             if "path" in context:
@@ -82,8 +95,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 
 def validated(model: type[M], raw: object, prefix: str = "") -> M:
-    """`raw` as a `model`; raises `InvalidInput`."""
+    """`raw` as a `model`, its fields named as they are written in files; raises `InvalidInput`."""
     try:
-        return model.model_validate(raw)
+        return model.model_validate(raw, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidInput(explain(error, model, prefix)) from None

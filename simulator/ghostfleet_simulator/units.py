@@ -22,6 +22,11 @@ PROBABILITY_PATTERN: Final = r"^(0(\.[0-9]{1,9})?|1(\.0{1,9})?|(100(\.0{1,7})?|[
 FACTOR_PATTERN: Final = r"^[0-9]{1,6}(\.[0-9]{1,9})?$"
 
 
+def _shown(raw: object) -> str:
+    text = repr(raw)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _plain(number: Decimal) -> str:
     """Shortest decimal notation without an exponent: `1.50` -> `1.5`, `1E+2` -> `100`."""
     text = format(number, "f")
@@ -29,7 +34,7 @@ def _plain(number: Decimal) -> str:
 
 
 class _Quantity:
-    """A frozen value with one canonical spelling; two spellings of one value are equal and hash alike."""
+    """A value with one canonical spelling; two spellings of one value are equal and hash alike."""
 
     __slots__ = ("_value",)
     _pattern: str
@@ -55,7 +60,7 @@ class _Quantity:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        def validate(raw: object) -> Self:
+        def validate(raw: object) -> _Quantity:
             if isinstance(raw, cls):
                 return raw
             try:
@@ -63,14 +68,20 @@ class _Quantity:
             except ValueError as error:
                 raise PydanticCustomError("quantity", "{reason}", {"reason": str(error)}) from None
 
-        return core_schema.no_info_plain_validator_function(
-            validate, serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema())
-        )
+        as_text = core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema())
+        return core_schema.no_info_plain_validator_function(validate, serialization=as_text)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         if cls._integers:
-            return {"x-kubernetes-int-or-string": True, "pattern": cls._pattern, "maxLength": cls._max_length, "minimum": 0}
+            return {
+                "x-kubernetes-int-or-string": True,
+                "pattern": cls._pattern,
+                "maxLength": cls._max_length,
+                "minimum": 0,
+            }
         return {"type": "string", "pattern": cls._pattern, "maxLength": cls._max_length}
 
 
@@ -83,15 +94,22 @@ class Duration(_Quantity):
     _integers = True
 
     @classmethod
-    def parse(cls, raw: object) -> Duration:
+    def parse(cls, raw: object) -> Self:
+        """The duration that `raw` spells: a whole number of milliseconds or a string with a unit."""
         if isinstance(raw, bool) or not isinstance(raw, (int, str)):
-            raise ValueError("a duration is a whole number of milliseconds or a string with a unit, such as 20, '12.5ms' or '1.5s'")
+            raise ValueError(  # noqa: TRY004 - bad input of any kind is one kind of error here
+                f"{_shown(raw)} is not a duration: write a whole number of milliseconds or a string with a unit, "
+                "such as 20, '12.5ms' or '1.5s'"
+            )
         text = str(raw).strip()
         if text.startswith("-"):
-            raise ValueError(f"a duration cannot be negative: {text!r}")
+            raise ValueError(f"a duration cannot be negative: {_shown(text)}")
         match = re.match(DURATION_PATTERN, text)
         if not match:
-            raise ValueError(f"{text!r} is not a duration: write a number and one of the units ns, us, ms, s, m, h (no unit means ms)")
+            raise ValueError(
+                f"{_shown(text)} is not a duration: write a number and one of the units ns, us, ms, s, m, h "
+                "(no unit means ms)"
+            )
         unit = match.group(2) or "ms"
         number = text[: -len(match.group(2))] if match.group(2) else text
         ns = Decimal(number) * _NS_PER[unit]
@@ -132,9 +150,13 @@ class Probability(_Quantity):
     _integers = False
 
     @classmethod
-    def parse(cls, raw: object) -> Probability:
+    def parse(cls, raw: object) -> Self:
+        """The share that `raw` spells: a string, as a decimal or in percent."""
         if not isinstance(raw, str) or not re.match(PROBABILITY_PATTERN, raw.strip()):
-            raise ValueError(f"{raw!r} is not a probability: write a string from '0' to '1' or '0%' to '100%', such as '0.05' or '5%'")
+            raise ValueError(
+                f"{_shown(raw)} is not a probability: write a string from '0' to '1' or '0%' to '100%', "
+                "such as '0.05' or '5%'"
+            )
         text = raw.strip()
         return cls(Decimal(text[:-1]) / 100 if text.endswith("%") else Decimal(text))
 
@@ -154,9 +176,13 @@ class Factor(_Quantity):
     _integers = True
 
     @classmethod
-    def parse(cls, raw: object) -> Factor:
+    def parse(cls, raw: object) -> Self:
+        """The factor that `raw` spells: a whole number or a decimal string."""
         if isinstance(raw, bool) or not isinstance(raw, (int, str)) or not re.match(FACTOR_PATTERN, str(raw).strip()):
-            raise ValueError(f"{raw!r} is not a factor: write a whole number or a decimal string of at least 0, such as 2 or '1.5'")
+            raise ValueError(
+                f"{_shown(raw)} is not a factor: write a whole number or a decimal string of at least 0, "
+                "such as 2 or '1.5'"
+            )
         return cls(Decimal(str(raw).strip()))
 
     def __float__(self) -> float:
