@@ -248,7 +248,7 @@ def _container(pod: Pod, options: Options) -> dict[str, Any]:
         "args": [
             "serve",
             *("--config", f"/etc/ghostfleet/config/{DOCUMENT_KEY}"),
-            *("--host", "0.0.0.0"),
+            *("--host", "0.0.0.0"),  # noqa: S104  (a pod listens on every address it has)
             *("--port", str(PORT)),
             *("--admin-port", str(ADMIN_PORT)),
             *("--admin-token-file", f"/etc/ghostfleet/admin/{ADMIN_FILE}"),
