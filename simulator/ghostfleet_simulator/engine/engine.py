@@ -72,6 +72,11 @@ class Engine:
         return len(self._scheduler.waiting)
 
     @property
+    def sequences(self) -> list[Sequence]:
+        """Every sequence that has not ended: the running ones, then the queue."""
+        return [*self._scheduler.running, *self._scheduler.waiting]
+
+    @property
     def kv_usage(self) -> float:
         """Share of the KV-cache blocks in use, 0 to 1."""
         return self._scheduler.pool.usage

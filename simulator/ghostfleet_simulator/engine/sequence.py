@@ -33,7 +33,7 @@ class Status(Enum):
 class Sequence:
     """One sequence in the engine.
 
-    `target` is the number of tokens it will produce at most, at least 1. Times are microseconds of the engine's clock,
+    `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. Times are microseconds of the engine's clock,
     -1 while they have not happened. `owner` belongs to the caller; the engine never looks at it.
     """
 
@@ -48,6 +48,7 @@ class Sequence:
         "first_token_us",
         "id",
         "last_token_us",
+        "max_tokens",
         "owner",
         "preemptions",
         "produced",
@@ -60,7 +61,9 @@ class Sequence:
         "target",
     )
 
-    def __init__(self, name: str, prompt: List[int], answer: Answer, arrival_us: int, owner: Any = None) -> None:
+    def __init__(
+        self, name: str, prompt: List[int], answer: Answer, arrival_us: int, *, max_tokens: int | None = None, owner: Any = None
+    ) -> None:
         if not prompt:
             raise ValueError("a sequence needs a prompt of at least one token")
         if answer.length < 1:
@@ -69,6 +72,7 @@ class Sequence:
         self.prompt = prompt
         self.answer = answer
         self.target = answer.length
+        self.max_tokens = max_tokens or answer.length
         self.owner = owner
         self.status = Status.WAITING
         self.produced = 0

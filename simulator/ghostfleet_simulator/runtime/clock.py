@@ -1,0 +1,164 @@
+"""Clocks. A clock tells the time in whole microseconds and holds one alarm; an engine is driven alike by all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+
+class Clock(Protocol):
+    """Time in microseconds from an arbitrary origin, and one alarm."""
+
+    def now_us(self) -> int:
+        """The present."""
+
+    def set_alarm(self, at_us: int | None) -> None:
+        """Have the callback called once at `at_us`, at once if that is past; replaces the alarm set before."""
+
+    def attach(self, callback: Callable[[], None]) -> None:
+        """Say what the alarm calls. Called once, before the first alarm."""
+
+    def close(self) -> None:
+        """Release what the clock holds; the alarm is not called any more."""
+
+
+class VirtualClock:
+    """A clock that stands still until `run` moves it from alarm to alarm, so a run takes no time and repeats exactly."""
+
+    def __init__(self, start_us: int = 0) -> None:
+        self._now_us = start_us
+        self._alarm_us: int | None = None
+        self._callback: Callable[[], None] = lambda: None
+
+    def now_us(self) -> int:
+        """The present."""
+        return self._now_us
+
+    def attach(self, callback: Callable[[], None]) -> None:
+        """Say what the alarm calls."""
+        self._callback = callback
+
+    def set_alarm(self, at_us: int | None) -> None:
+        """Set or clear the alarm."""
+        self._alarm_us = at_us
+
+    def run(self, until_us: int | None = None) -> None:
+        """Go from alarm to alarm until none is set, or none before `until_us`, which is then the present."""
+        while self._alarm_us is not None and (until_us is None or self._alarm_us <= until_us):
+            self._now_us = max(self._now_us, self._alarm_us)
+            self._alarm_us = None
+            self._callback()
+        if until_us is not None:
+            self._now_us = max(self._now_us, until_us)
+
+    def close(self) -> None:
+        """Forget the alarm."""
+        self._alarm_us = None
+
+
+class WallClock:
+    """The monotonic clock of the machine, its alarm in an asyncio loop.
+
+    On Linux a timerfd wakes the loop: its resolution is finer than the loop's own timers, which epoll rounds up to whole
+    milliseconds, and it is armed with an absolute time. Elsewhere the loop's timers serve.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop or asyncio.get_running_loop()
+        self._callback: Callable[[], None] = lambda: None
+        self._timer = _TimerFd(self._loop, self._ring) if sys.platform == "linux" else _LoopTimer(self._loop, self._ring)
+        self._at_us: int | None = None
+        self._soon: asyncio.Handle | None = None
+
+    def now_us(self) -> int:
+        """The present."""
+        return time.monotonic_ns() // 1000
+
+    def attach(self, callback: Callable[[], None]) -> None:
+        """Say what the alarm calls."""
+        self._callback = callback
+
+    def set_alarm(self, at_us: int | None) -> None:
+        """Set or clear the alarm."""
+        if at_us == self._at_us:
+            return
+        self._at_us = at_us
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        if at_us is not None and at_us <= self.now_us():
+            self._soon = self._loop.call_soon(self._ring)
+        else:
+            self._timer.arm(at_us)
+
+    def _ring(self) -> None:
+        self._soon = None
+        if self._at_us is not None:
+            self._at_us = None
+            self._callback()
+
+    def close(self) -> None:
+        """Release the timer."""
+        self._at_us = None
+        self._timer.close()
+
+
+class _LoopTimer:
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+        self._loop, self._ring = loop, ring
+        self._handle: asyncio.TimerHandle | None = None
+
+    def arm(self, at_us: int | None) -> None:
+        self.close()
+        if at_us is not None:
+            delay = at_us / 1e6 - time.monotonic()
+            self._handle = self._loop.call_later(max(0.0, delay), self._ring)
+
+    def close(self) -> None:
+        if self._handle:
+            self._handle.cancel()
+
+
+_CLOCK_MONOTONIC: Final = 1
+_TFD_TIMER_ABSTIME: Final = 1
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_long) for name in ("interval_s", "interval_ns", "value_s", "value_ns")]  # noqa: RUF012 - ctypes asks for it
+
+
+class _TimerFd:
+    """timerfd_create(2) by ctypes; Python has it itself only from 3.13."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._spec = _Itimerspec()
+        self._ref = ctypes.byref(self._spec)
+        self._loop, self._ring = loop, ring
+        loop.add_reader(self._fd, self._readable)
+
+    def arm(self, at_us: int | None) -> None:
+        self._spec.value_s, rest_us = divmod(at_us or 0, 1_000_000)
+        self._spec.value_ns = rest_us * 1000
+        self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, self._ref, None)
+
+    def _readable(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:  # armed anew between the wake-up and the read
+            return
+        self._ring()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1

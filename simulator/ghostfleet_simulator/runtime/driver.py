@@ -1,0 +1,122 @@
+"""The loop that drives an engine: one wake-up per tick, however many tokens fall due in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Protocol
+
+from ghostfleet_simulator.config import Profile
+from ghostfleet_simulator.engine.engine import Engine, Step
+from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.runtime.clock import Clock
+
+
+class Output(Protocol):
+    """Where the tokens of one sequence go; the `owner` of every sequence that a driver is given."""
+
+    def token(self) -> None:
+        """One more token is there, and it is not the last."""
+
+    def finish(self) -> None:
+        """The last token is there; the sequence says why it was the last."""
+
+
+class Observer(Protocol):
+    """Who is told what a step brought; `ServerMetrics` in a server."""
+
+    def on_step(self, step: Step, now_us: int, running: int, waiting: int, deferred: int, kv_usage: float) -> None:
+        """A step was made."""
+
+    def on_first_token(self, seq: Sequence, now_us: int) -> None:
+        """A sequence has produced its first token."""
+
+    def on_finished(self, seq: Sequence, now_us: int) -> None:
+        """A sequence ended."""
+
+    def on_wake(self, lateness_us: int) -> None:
+        """Tokens came out this long after they had been due, the sending of them not included."""
+
+
+class Driver:
+    """Runs an engine on a clock and hands tokens to the outputs of their sequences."""
+
+    def __init__(self, engine: Engine, clock: Clock, observer: Observer) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._observer = observer
+        self._wake_us: int | None = None
+        self._idle: asyncio.Event | None = None
+        clock.attach(self._woken)
+
+    def now_us(self) -> int:
+        """The present on the engine's clock."""
+        return self._clock.now_us()
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until no sequence is left in the engine, at most `seconds`."""
+        if self._engine.sequences and seconds > 0:
+            self._idle = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), seconds)
+
+    def abort_all(self) -> None:
+        """End every sequence; its output is told that it finished, with finish reason `abort`."""
+        for seq in self._engine.sequences:
+            self.abort(seq)
+            seq.owner.finish()
+            self._observer.on_finished(seq, self._clock.now_us())
+
+    def submit(self, seq: Sequence) -> None:
+        """Queue a sequence whose `owner` is an `Output`; it is admitted in the pass that follows at once."""
+        now_us = self._clock.now_us()
+        self._engine.add(seq, now_us)
+        self._soon(now_us)
+
+    def abort(self, seq: Sequence) -> None:
+        """End a sequence without another token; its blocks are free for the pass that follows at once."""
+        self._engine.abort(seq)
+        self._soon(self._clock.now_us())
+
+    def end(self, seq: Sequence, stop_reason: str) -> None:
+        """End a sequence because its text has come to a stop string, which only its output can see.
+
+        vLLM 0.33 does so in the API process and then aborts in the engine (v1/engine/output_processor.py).
+        """
+        self.abort(seq)
+        seq.finish_reason, seq.stop_reason = "stop", stop_reason
+        self._observer.on_finished(seq, self._clock.now_us())
+
+    def use(self, profile: Profile) -> None:
+        """Have the engine take over a profile between two steps."""
+        self._engine.use(profile)
+        self._soon(self._clock.now_us())
+
+    def _soon(self, now_us: int) -> None:
+        if self._wake_us is None or self._wake_us > now_us:
+            self._wake_us = now_us
+            self._clock.set_alarm(now_us)
+
+    def _woken(self) -> None:
+        now_us = self._clock.now_us()
+        engine, observer, due_us = self._engine, self._observer, self._wake_us
+        step = engine.advance(now_us)
+        if step.tokens and due_us is not None:
+            observer.on_wake(now_us - due_us)
+        self._wake_us = step.wake_us
+        for seq in step.tokens:
+            if seq.finish_reason is None:
+                seq.owner.token()
+            else:
+                seq.owner.finish()
+        observer.on_step(step, now_us, engine.running, engine.waiting, 0, engine.kv_usage)
+        if step.first or step.finished:
+            there_us = self._clock.now_us()
+            for seq in step.first:
+                observer.on_first_token(seq, there_us)
+            for seq in step.finished:
+                observer.on_finished(seq, there_us)
+        if self._idle is not None and not engine.running and not engine.waiting:
+            self._idle.set()
+        # An output may have submitted or aborted meanwhile and thus asked for an earlier pass.
+        self._clock.set_alarm(self._wake_us)

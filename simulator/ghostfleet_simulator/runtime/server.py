@@ -1,0 +1,179 @@
+"""One simulated server: everything that belongs to it, and nothing outside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.document import Document, InForce
+from ghostfleet_simulator.engine.engine import Engine
+from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.faults import FaultInjector
+from ghostfleet_simulator.metrics.recorder import ServerMetrics
+from ghostfleet_simulator.runtime.clock import Clock, WallClock
+from ghostfleet_simulator.problems import InvalidInput
+from ghostfleet_simulator.runtime.driver import Driver, Output
+from ghostfleet_simulator.runtime.generation import Generation
+from ghostfleet_simulator.runtime.work import Prompt, Work
+from ghostfleet_simulator.text.answer import answers_for
+from ghostfleet_simulator.text.tokenizer import Tokenizer
+
+_log = logging.getLogger("ghostfleet.server")
+
+
+class OutputFactory(Protocol):
+    """Makes the output of each sequence of a request."""
+
+    def __call__(self, generation: Generation, seq: Sequence, prompt: Prompt, index: int) -> Output:
+        """The output of choice `index`, which answers `prompt`."""
+
+
+class SimulatedServer:
+    """One inference server: engine, clock, text, metrics, faults, and the document in force.
+
+    It knows no HTTP; `api/` puts one on top of it. Two servers in one process share nothing but, if the caller says so,
+    a tokenizer.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        document: Document | None = None,
+        tokenizer: Tokenizer | None = None,
+        clock: Clock | None = None,
+        live_file: Path | None = None,
+    ) -> None:
+        self.config = config
+        """The configuration the server was started with; its live part is in `in_force`."""
+        self.tokenizer = tokenizer or Tokenizer()
+        self.metrics = ServerMetrics(config)
+        self.faults = FaultInjector(config.seed)
+        self.ready = False
+        """Serving; what `/admin/ready` tells."""
+        self.draining = False
+        """Told to take no more traffic; running requests go on."""
+        self._live_file = live_file
+        self._engine = Engine(config)
+        self._clock = clock or WallClock()
+        self._driver = Driver(self._engine, self._clock, self.metrics)
+        self._requests = 0
+        self.in_force = self._first_state(document or Document.of(config))
+        self._take_over()
+
+    # --- configuration ---------------------------------------------------------------------------
+
+    def offer(self, document: Document) -> InForce:
+        """Take over a whole document if the rule of revisions lets it; raises `Refused`. Kept before it is in force."""
+        return self._adopt(self.in_force.offer(document))
+
+    def patch(self, raw: object) -> InForce:
+        """Take over some live fields, a JSON merge patch; raises `InvalidInput`. Kept before they are in force."""
+        return self._adopt(self.in_force.patch(raw))
+
+    def _adopt(self, state: InForce) -> InForce:
+        if state != self.in_force:
+            if self._live_file:
+                _write_atomically(self._live_file, json.dumps(state.to_json()))
+            self.in_force = state
+            self._take_over()
+            _log.info("revision %d with %s is in force", state.revision, state.document.hash)
+        return state
+
+    def _first_state(self, document: Document) -> InForce:
+        if self._live_file is None or not self._live_file.exists():
+            return InForce.start(document)
+        try:
+            return InForce.from_json(json.loads(self._live_file.read_text())).resumed(document)
+        except (ValueError, InvalidInput) as error:
+            _log.warning("%s is not used: %s", self._live_file, error)
+            return InForce.start(document)
+
+    def _take_over(self) -> None:
+        config = self.in_force.document.config
+        self._driver.use(config.profile)
+        self.faults.use(config.failures)
+        self._answers = answers_for(config.answers.mode, self.tokenizer, self.config.seed)
+        self.metrics.set_profile(self.in_force.revision, self.in_force.document.hash)
+
+    # --- generation ------------------------------------------------------------------------------
+
+    def now_us(self) -> int:
+        """The present on the server's clock."""
+        return self._clock.now_us()
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold a slot."""
+        return self._engine.running
+
+    @property
+    def waiting(self) -> int:
+        """Sequences in the queue."""
+        return self._engine.waiting
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache in use, 0 to 1."""
+        return self._engine.kv_usage
+
+    def generate(self, work: Work, arrival_us: int, make_output: OutputFactory) -> Generation:
+        """Queue the sequences of a request that arrived at `arrival_us`; their outputs get the tokens as they come."""
+        number, self._requests = self._requests, self._requests + 1
+        generation = Generation(self._driver)
+        index = 0
+        for prompt in work.prompts:
+            sampling = prompt.sampling
+            for choice in range(sampling.n):
+                answer = self._answers.answer(
+                    prompt_ids=prompt.token_ids,
+                    echo=prompt.echo,
+                    max_tokens=sampling.max_tokens,
+                    min_tokens=sampling.min_tokens,
+                    ignore_eos=sampling.ignore_eos,
+                    stop_token_ids=sampling.stop_token_ids,
+                    seed=sampling.seed,
+                    request_index=number,
+                    choice_index=choice,
+                )
+                name = prompt.id if sampling.n == 1 else f"{choice}_{prompt.id}"
+                seq = Sequence(name, prompt.token_ids, answer, arrival_us, max_tokens=sampling.max_tokens)
+                seq.owner = make_output(generation, seq, prompt, index)
+                generation.add(seq)
+                index += 1
+        generation.begin()
+        return generation
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Say that the server serves."""
+        self.ready = True
+
+    def drain(self) -> None:
+        """Take no more traffic: readiness goes, running requests go on."""
+        self.draining = True
+
+    async def shut_down(self, grace_seconds: float) -> None:
+        """Drain for at most `grace_seconds`, then abort what still runs (its clients get finish reason `abort`)."""
+        self.drain()
+        await self._driver.idle(grace_seconds)
+        self._driver.abort_all()
+
+    def close(self) -> None:
+        """Release the clock."""
+        self._clock.close()
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees it old or new and never in part."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(path)

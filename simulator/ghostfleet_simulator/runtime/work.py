@@ -1,0 +1,84 @@
+"""What a client asked for, checked and resolved: the form in which the API hands a request to the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """Which of the two generation protocols a request speaks."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What decides when an answer ends, for one prompt."""
+
+    max_tokens: int
+    """Most tokens of one answer, at least 1; never more than fit behind the prompt (vLLM 0.33 clamps to that)."""
+    requested_max_tokens: int | None = None
+    """What the client asked for, if anything (16 where a completion request says nothing)."""
+    min_tokens: int = 0
+    """Tokens before which neither an end-of-sequence token nor a stop token ends the answer."""
+    ignore_eos: bool = False
+    """The answer goes on until `max_tokens`."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer; none is empty."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Tokens that end the answer."""
+    include_stop_str_in_output: bool = False
+    """The stop string is part of the answer."""
+    skip_special_tokens: bool = True
+    """Special tokens have no text."""
+    n: int = 1
+    """Answers per prompt."""
+    seed: int | None = None
+    """Seed of the answers of this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a request; it yields `sampling.n` sequences and as many choices."""
+
+    id: str
+    """Id of the engine's request, as vLLM builds it: the response's id, for completions with `-<index>`."""
+    token_ids: list[int]
+    """The prompt in tokens; 1 up to one less than the longest sequence."""
+    echo: str
+    """What an echoing server answers: the last message of a chat, the text of a completion's prompt."""
+    sampling: Sampling
+    prefix: str = ""
+    """Text that goes before each answer because the client asked to have its prompt (`echo: true`) returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A checked request. Choice `i` of prompt `p` has the index `p * n + i`."""
+
+    kind: Kind
+    id: str
+    """`chatcmpl-...` or `cmpl-...`, as answered in every body and chunk."""
+    model: str
+    """The model's name as answered, which is not always the one that was asked for."""
+    prompts: tuple[Prompt, ...]
+    stream: bool = False
+    include_usage: bool = False
+    """A stream ends with a chunk that holds the usage."""
+    continuous_usage: bool = False
+    """Every chunk of a stream holds the usage so far; only together with `include_usage`."""
+    role: str = "assistant"
+    """Role of a chat answer."""
+    prompt_only: bool = False
+    """The client wants its prompt back and nothing generated (completions, `echo` with `max_tokens: 0`): one token is
+    generated and counted, as in vLLM, and its text is not answered."""
+    rejection: Exception | None = None
+    """What the engine finds wrong once it gets the request. vLLM has begun the response by then: without streaming it
+    is the answer, in a stream it is an error frame behind status 200."""
+
+    @property
+    def choices(self) -> int:
+        """Answers of the whole request."""
+        return len(self.prompts) * self.prompts[0].sampling.n

@@ -1,0 +1,131 @@
+"""`ghostfleet serve`: one server in this process, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from ghostfleet_simulator.api.admin import build_admin
+from ghostfleet_simulator.api.app import build_app
+from ghostfleet_simulator.api.protocol import StreamingProtocol
+from ghostfleet_simulator.config import LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.document import Document
+from ghostfleet_simulator.logs import set_up
+from ghostfleet_simulator.runtime.config_file import follow
+from ghostfleet_simulator.runtime.server import SimulatedServer
+
+_log = logging.getLogger("ghostfleet.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What belongs to the process rather than to the server it hosts."""
+
+    log_level: LogLevel = LogLevel.INFO
+    log_format: LogFormat = LogFormat.TEXT
+    config_path: Path | None = None
+    """The file the configuration came from; followed if it holds a document with a revision."""
+    admin_token_file: Path | None = None
+    """File whose content clients of the admin API must present as bearer token."""
+    live_file: Path | None = None
+    """File that keeps the document in force over restarts of the process."""
+
+
+class _Listener(uvicorn.Server):
+    """A uvicorn server that leaves signals to the process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _listener(app: FastAPI, shutdown_seconds: int) -> _Listener:
+    return _Listener(
+        uvicorn.Config(
+            app,
+            http=StreamingProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            backlog=4096,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=shutdown_seconds,
+        )
+    )
+
+
+async def _serve(config: ServerConfig, document: Document | None, options: ServeOptions) -> None:
+    listen = config.listen
+    # Bound before anything else, so that a taken port is told at once; listening begins when the server is ready.
+    sockets = {"port": _bind(listen.host, listen.port)}
+    if listen.admin_port is not None:
+        sockets["admin_port"] = _bind(listen.host, listen.admin_port)
+    server = SimulatedServer(config, document=document, live_file=options.live_file)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    grace = listen.shutdown_timeout_seconds
+    api = _listener(build_app(server), grace + 5)
+    admin = _listener(build_admin(server, options.admin_token_file), 1) if "admin_port" in sockets else None
+    async with AsyncExitStack() as stack:
+        stack.callback(server.close)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks = [group.create_task(api.serve([sockets["port"]]))]
+        if admin is not None:
+            tasks.append(group.create_task(admin.serve([sockets["admin_port"]])))
+        if options.config_path is not None and document is not None and document.revision is not None:
+            follower = group.create_task(follow(options.config_path, server.offer))
+            stack.callback(follower.cancel)
+        server.start()
+        _log.info(
+            "serving %s on http://%s:%d%s",
+            server.config.model.aliases[0],
+            listen.host or "0.0.0.0",  # noqa: S104 - what an empty host means
+            listen.port,
+            f", admin API on port {listen.admin_port}" if admin else "",
+        )
+        await stop.wait()
+        _log.info("stopping")
+        await server.shut_down(grace)
+        api.should_exit = True
+        if admin is not None:
+            admin.should_exit = True
+        await asyncio.gather(*tasks)
+
+
+def run(config: ServerConfig, document: Document | None, options: ServeOptions) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. A taken port is one line and code 1."""
+    set_up(options.log_level, options.log_format)
+    try:
+        asyncio.run(_serve(config, document, options))
+    except OSError as error:
+        ports = f"{config.listen.port}" + (f" or {config.listen.admin_port}" if config.listen.admin_port else "")
+        _log.error("cannot listen on %s port %s: %s", config.listen.host or "0.0.0.0", ports, error.strerror)  # noqa: S104
+        return 1
+    return 0
