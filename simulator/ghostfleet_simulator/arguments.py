@@ -1,0 +1,233 @@
+"""The command line of `ghostfleet serve`: which flags there are, and how an argument list is cut into flags and values.
+
+The flags are derived from the settings models: every field that carries `Flag` is one. The flags of `vllm serve` and of
+llm-d-inference-sim that mean nothing here are data with their arity, so a command line written for either works.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import resources
+from typing import Any, Final, get_args, get_origin
+
+from pydantic import BaseModel
+
+from ghostfleet_simulator.config import Flag, Live, LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.problems import InvalidInput, Problem, nearest
+
+RATE_FLAG: Final = "failure-injection-rate"
+TYPES_FLAG: Final = "failure-types"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One flag: where its value belongs in the tree of a `ServerConfig`, and how it is spelt and explained."""
+
+    flag: str
+    path: tuple[str, ...] = ()
+    """CamelCase keys from the root of the configuration; empty for an option of the process itself."""
+    many: bool = False
+    choices: type[StrEnum] | None = None
+    live: bool = False
+    help: str = ""
+    default: str = ""
+
+    @property
+    def dotted(self) -> str:
+        """The path as problems name it."""
+        return ".".join(self.path)
+
+
+PROCESS_OPTIONS: Final = (
+    Setting("config", help="YAML or JSON file: settings as in a custom resource, a document, or flag names as keys."),
+    Setting(RATE_FLAG, help="Per cent of the requests that fail, 0 to 100.", default="0"),
+    Setting(TYPES_FLAG, many=True, help="Failures to inject, in equal shares; without any, all of them."),
+    Setting("admin-token-file", help="File with the bearer token of the admin API."),
+    Setting("live-file", help="File in which a configuration accepted by the admin API outlives a restart."),
+    Setting("log-level", choices=LogLevel, help="Least severity that is logged.", default="info"),
+    Setting("log-format", choices=LogFormat, help="How log lines look.", default="text"),
+)
+"""Flags that are no fields of the configuration."""
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The types an annotation consists of, unions and `Annotated` opened."""
+    arguments = get_args(annotation)
+    if not arguments or get_origin(annotation) is tuple:
+        yield annotation
+    else:
+        for argument in arguments:
+            yield from _parts(argument)
+
+
+def _walk(model: type[BaseModel], path: tuple[str, ...], live: bool) -> Iterator[Setting]:
+    for name, info in model.model_fields.items():
+        here = (*path, info.alias or name)
+        changes_live = live or any(isinstance(mark, Live) for mark in info.metadata)
+        parts = list(_parts(info.annotation))
+        flag = next((mark for mark in info.metadata if isinstance(mark, Flag)), None)
+        if flag:
+            default = info.get_default(call_default_factory=True) if not info.is_required() else None
+            yield Setting(
+                flag=flag.name,
+                path=here,
+                many=any(get_origin(part) is tuple for part in parts),
+                choices=next((p for p in parts if isinstance(p, type) and issubclass(p, StrEnum)), None),
+                live=changes_live,
+                help=(info.description or "").replace("\n", " "),
+                default="" if default in (None, (), "") else str(default),
+            )
+            continue
+        for part in parts:
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _walk(part, here, changes_live)
+
+
+def settings() -> dict[str, Setting]:
+    """Every flag of `ghostfleet serve` that means something, by its name without dashes."""
+    return {setting.flag: setting for setting in (*_walk(ServerConfig, (), live=False), *PROCESS_OPTIONS)}
+
+
+class Arity(StrEnum):
+    """How many values a foreign flag takes."""
+
+    NONE = "none"
+    ONE = "one"
+    OPTIONAL = "optional"
+    MANY = "many"
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignFlag:
+    """A flag of a program whose command line is accepted, which means nothing here."""
+
+    spelling: str
+    program: str
+    arity: Arity
+
+
+def foreign_flags() -> dict[str, ForeignFlag]:
+    """Flags that are accepted and skipped, by their spelling with dashes; vLLM's win where both programs have one."""
+    found: dict[str, ForeignFlag] = {}
+    for name in ("llmd_flags.json", "vllm_flags.json"):
+        data = json.loads(resources.files("ghostfleet_simulator").joinpath("data", name).read_text())
+        for spelling, arity in data["flags"].items():
+            found[spelling] = ForeignFlag(spelling, data["program"], Arity(arity))
+    return found
+
+
+@dataclass(slots=True)
+class Arguments:
+    """What an argument list says: values by flag name, the last one wins; and the flags that were skipped."""
+
+    values: dict[str, list[str]] = field(default_factory=dict)
+    skipped: list[ForeignFlag] = field(default_factory=list)
+
+
+_FLAG: Final = re.compile(r"--[A-Za-z]|-[A-Za-z]")
+_BOOLEANS: Final = frozenset({"true", "false"})
+
+
+class _Scanner:
+    def __init__(self, argv: Sequence[str], known: Mapping[str, Setting]) -> None:
+        self._rest = list(argv)
+        self._known = known
+        self._found = Arguments()
+        self._foreign: dict[str, ForeignFlag] | None = None
+
+    def scan(self) -> Arguments:
+        positional: list[str] = []
+        while self._rest:
+            word = self._rest.pop(0)
+            if _FLAG.match(word):
+                self._flag(word)
+            elif word:  # an empty element is what a template leaves of a flag that it omits
+                positional.append(word)
+        if positional and "model" not in self._found.values:
+            self._found.values["model"] = [positional.pop(0)]  # as in `vllm serve MODEL`
+        if positional:
+            message = "unexpected; flags begin with --, and only one model is named"
+            raise InvalidInput([Problem(repr(positional[0]), message)])
+        return self._found
+
+    def _flag(self, word: str) -> None:
+        spelling, equals, inline = word.partition("=")
+        if spelling.startswith("--"):
+            head, dot, tail = spelling.partition(".")  # vLLM: --kv-events-config.topic
+            spelling = head.replace("_", "-") + dot + tail
+        setting = self._known.get(spelling[2:]) if spelling.startswith("--") else None
+        if setting is None:
+            self._skip(spelling, bool(equals))
+        elif equals:
+            self._found.values[setting.flag] = [inline]
+        elif setting.many:
+            self._found.values[setting.flag] = self._take_many(spelling)
+        else:
+            self._found.values[setting.flag] = [self._take_one(spelling)]
+
+    def _take_one(self, spelling: str) -> str:
+        if not self._rest or _FLAG.match(self._rest[0]):
+            raise InvalidInput([Problem(spelling, "needs a value")])
+        return self._rest.pop(0)
+
+    def _take_many(self, spelling: str) -> list[str]:
+        values = [self._take_one(spelling)]
+        while self._rest and not _FLAG.match(self._rest[0]):
+            values.append(self._rest.pop(0))
+        return [value for value in values if value]
+
+    def _skip(self, spelling: str, inline: bool) -> None:
+        if self._foreign is None:
+            self._foreign = foreign_flags()
+        flag = self._lookup(spelling, self._foreign)
+        if flag is None:
+            raise InvalidInput([unknown_flag(spelling, self._known, self._foreign)])
+        self._found.skipped.append(flag)
+        if inline:
+            return
+        match flag.arity:
+            case Arity.ONE:
+                self._take_one(spelling)
+            case Arity.MANY:
+                self._take_many(spelling)
+            case Arity.OPTIONAL:
+                if self._rest and not _FLAG.match(self._rest[0]):
+                    self._rest.pop(0)
+            case Arity.NONE:
+                # llm-d-inference-sim's own manifests write `--enable-kvcache true`.
+                if self._rest and self._rest[0].lower() in _BOOLEANS:
+                    self._rest.pop(0)
+
+    @staticmethod
+    def _lookup(spelling: str, foreign: Mapping[str, ForeignFlag]) -> ForeignFlag | None:
+        if spelling in foreign:
+            return foreign[spelling]
+        head, dot, _ = spelling.partition(".")
+        if dot and head in foreign and foreign[head].arity is Arity.ONE:
+            return ForeignFlag(spelling, foreign[head].program, Arity.ONE)
+        if re.fullmatch(r"-O([0-3]|\w+)?", spelling):  # vLLM: -O3, -O 3
+            return ForeignFlag("-O", "vllm serve", Arity.OPTIONAL if spelling == "-O" else Arity.NONE)
+        if re.fullmatch(r"--?v", spelling) and "-v" in foreign:
+            return foreign["-v"]
+        return None
+
+
+def unknown_flag(spelling: str, known: Mapping[str, Setting], foreign: Mapping[str, ForeignFlag]) -> Problem:
+    """The problem of a flag that nothing knows; names the flag it is nearest to, one that means something first."""
+    guess = nearest(spelling, [f"--{name}" for name in known]) or nearest(spelling, foreign)
+    return Problem(
+        spelling, "unknown flag; " + (f"did you mean {guess}?" if guess else "`ghostfleet serve --help` lists all")
+    )
+
+
+def scan(argv: Sequence[str], known: Mapping[str, Setting]) -> Arguments:
+    """Cuts `argv` into flags and values; raises `InvalidInput` whose paths are flags as they were written.
+
+    `--flag value`, `--flag=value` and `--a_flag` are one; a flag with several values takes all up to the next flag; a
+    value may begin with a minus and a digit.
+    """
+    return _Scanner(argv, known).scan()

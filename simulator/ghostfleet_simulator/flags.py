@@ -1,0 +1,330 @@
+"""From a command line, the environment and a file to the configuration of one server.
+
+Precedence: flag, environment, file, default. Where the file is a document (it has a revision), its live fields are in
+force and live flags have no effect: the document is what an operator pushes and a restart must not undo it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from ghostfleet_simulator.arguments import (
+    RATE_FLAG,
+    TYPES_FLAG,
+    ForeignFlag,
+    Setting,
+    foreign_flags,
+    scan,
+    settings,
+)
+from ghostfleet_simulator.config import FailureType, LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.document import Document
+from ghostfleet_simulator.files import read_mapping
+from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
+
+_HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
+_SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+_SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
+_SHARE_UNITS: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `ghostfleet serve` is told beside the server's configuration."""
+
+    log_level: LogLevel = LogLevel.INFO
+    log_format: LogFormat = LogFormat.TEXT
+    config_path: Path | None = None
+    admin_token_file: Path | None = None
+    live_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A configuration to start with; `document` is there where the file was one; `warnings` are one line each."""
+
+    config: ServerConfig
+    document: Document | None
+    warnings: tuple[str, ...]
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Values of one flag as written, and how problems name the place where they were written."""
+
+    values: list[str]
+    source: str
+    in_file: bool = False
+
+
+@dataclass(slots=True)
+class _File:
+    """A configuration file taken apart."""
+
+    path: Path | None = None
+    tree: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, _Given] = field(default_factory=dict)
+    skipped: list[ForeignFlag] = field(default_factory=list)
+    document: Document | None = None
+
+    def place(self, path: str) -> str:
+        """How a problem names a path in this file."""
+        parts = [str(self.path), "config" if self.document and path else "", path]
+        return f"{parts[0]}: {'.'.join(filter(None, parts[1:]))}" if path else parts[0]
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> LoadedConfig:
+    """The configuration that arguments (without the program's name), environment and file describe together.
+
+    Raises `InvalidInput`; each problem's path is a flag, a variable or `FILE: field`, as it was written.
+    """
+    known = settings()
+    arguments = scan(argv, known)
+    given = _from_environment(environ, known)
+    given |= {flag: _Given(values, f"--{flag}") for flag, values in arguments.values.items()}
+    file = _read_file(Path(given["config"].values[-1]), known) if "config" in given else _File()
+    given = file.flags | given
+    warnings = [
+        f"{flag.spelling} is a flag of {flag.program} that has no effect here; it is skipped"
+        for flag in [*arguments.skipped, *file.skipped]
+    ]
+
+    problems: list[Problem] = []
+    tree = file.tree
+    for flag, value in given.items():
+        setting = known[flag]
+        if not setting.path:
+            continue
+        if setting.live and file.document:
+            warnings.append(f"{value.source} has no effect: {file.path} is a document, which sets {setting.dotted}")
+            continue
+        try:
+            converted = _converted(setting, value, warnings)
+        except InvalidInput as error:
+            problems += error.problems
+            continue
+        if converted is not None:
+            _place(tree, setting.path, converted)
+    try:
+        _inject(tree, given, file, warnings)
+        options = _options(given, known)
+    except InvalidInput as error:
+        problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    try:
+        config = validated(ServerConfig, tree)
+    except InvalidInput as error:
+        raise InvalidInput(_located(problem, given, known, file) for problem in error.problems) from None
+    document = Document.of(config, file.document.revision) if file.document else None
+    return LoadedConfig(config, document, tuple(warnings), options)
+
+
+def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) -> dict[str, _Given]:
+    found = {}
+    for flag, setting in known.items():
+        variable = "GHOSTFLEET_" + flag.upper().replace("-", "_")
+        value = environ.get(variable, "")
+        # Kubernetes sets GHOSTFLEET_PORT=tcp://... in pods of a namespace with a Service called "ghostfleet".
+        if value and not _SERVICE_LINK.match(value):
+            found[flag] = _Given(value.split() if setting.many else [value], variable)
+    return found
+
+
+def _read_file(path: Path, known: Mapping[str, Setting]) -> _File:
+    try:
+        raw = read_mapping(path)
+        if "revision" in raw or isinstance(raw.get("config"), Mapping):
+            document = Document.parse(raw)
+            return _File(path=path, tree=raw["config"], document=document)
+        return _mixed(path, raw, known)
+    except InvalidInput as error:
+        raise InvalidInput(
+            Problem(f"{path}: {p.path}" if p.path else str(path), p.message) for p in error.problems
+        ) from None
+
+
+def _mixed(path: Path, raw: Mapping[str, Any], known: Mapping[str, Setting]) -> _File:
+    """Blocks of the configuration under their names, beside flag names with plain values."""
+    file = _File(path=path)
+    blocks = {info.alias or name for name, info in ServerConfig.model_fields.items()}
+    foreign: dict[str, ForeignFlag] | None = None
+    problems: list[Problem] = []
+    for key, value in raw.items():
+        flag = key.replace("_", "-")
+        if key in blocks and (isinstance(value, Mapping) or flag not in known):
+            file.tree[key] = value
+        elif flag in known and flag != "config":
+            try:
+                file.flags[flag] = _Given(_as_words(key, value), f"{path}: {key}", in_file=True)
+            except InvalidInput as error:
+                problems += error.problems
+            if value is None:
+                del file.flags[flag]
+        else:
+            foreign = foreign_flags() if foreign is None else foreign
+            if f"--{flag}" in foreign:
+                file.skipped.append(
+                    ForeignFlag(f"{path}: {key}", foreign[f"--{flag}"].program, foreign[f"--{flag}"].arity)
+                )
+                continue
+            guess = nearest(key, blocks) or nearest(flag, known)
+            hint = (
+                f"did you mean {guess!r}?"
+                if guess
+                else f"allowed are the blocks {', '.join(sorted(blocks))} and flag names"
+            )
+            problems.append(Problem(key, f"unknown field; {hint}"))
+    for flag in file.flags:
+        node: Any = file.tree
+        for key in known[flag].path:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if node is not None and known[flag].path:
+            problems.append(Problem(flag, f"also given as {known[flag].dotted}"))
+    if problems:
+        raise InvalidInput(problems)
+    return file
+
+
+def _as_words(key: str, value: object) -> list[str]:
+    """A plain YAML value, or a list of them, as it would be written on the command line."""
+    words = []
+    for item in value if isinstance(value, list) else [value]:
+        match item:
+            case bool():
+                words.append(str(item).lower())
+            case float():
+                words.append(format(Decimal(str(item)), "f") if item == item and abs(item) < 1e300 else str(item))  # noqa: PLR0124 - NaN
+            case int() | str():
+                words.append(str(item))
+            case None if not isinstance(value, list):
+                words.append("")
+            case _:
+                raise InvalidInput([Problem(key, "must be a plain value or a list of plain values")])
+    return words
+
+
+def _single(given: _Given) -> str:
+    if len(given.values) != 1:
+        raise InvalidInput([Problem(given.source, f"takes one value, not {len(given.values)}")])
+    return given.values[0]
+
+
+def _squeezed(word: str) -> str:
+    return re.sub(r"[-_ ]", "", word).lower()
+
+
+def _choice(word: str, choices: Iterable[StrEnum], source: str) -> StrEnum:
+    """The member that `word` spells in kebab, snake or camel case."""
+    members = {_squeezed(member.value): member for member in choices}
+    if _squeezed(word) in members:
+        return members[_squeezed(word)]
+    kebab = [re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", m.value).lower() for m in members.values()]
+    guess = nearest(word.lower(), kebab)
+    raise InvalidInput(
+        [
+            Problem(
+                source, f"{word!r} is not one of {', '.join(kebab)}" + (f"; did you mean {guess!r}?" if guess else "")
+            )
+        ]
+    )
+
+
+def _converted(setting: Setting, given: _Given, warnings: list[str]) -> Any:
+    """The value to be validated; None where it says that the default is meant."""
+    if setting.many:
+        return given.values
+    word = _single(given)
+    if setting.choices:
+        return _choice(word, setting.choices, given.source).value if word else None
+    if setting.flag in _HUMAN_INTS:
+        if setting.flag == "max-model-len" and word in ("auto", "-1"):
+            warnings.append(f"{given.source}: there is no model to take the length from; it is {setting.default}")
+            return None
+        number = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgKMG])", word)
+        if number:  # vLLM's human_readable_int: k is 1000, K is 1024
+            return int(Decimal(number[1]) * _SUFFIXES[number[2]])
+    return word
+
+
+def _place(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    node = tree
+    for key in path[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):  # the file has something else there, which validation will name
+            return
+        node = child
+    node[path[-1]] = value
+
+
+def _inject(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warnings: list[str]) -> None:
+    """llm-d-inference-sim's rate and types as a list of failures in equal shares."""
+    rate, types = given.get(RATE_FLAG), given.get(TYPES_FLAG)
+    if rate is None:
+        if types:
+            warnings.append(f"{types.source} has no effect without --{RATE_FLAG}")
+        return
+    if file.document:
+        warnings.append(f"{rate.source} has no effect: {file.path} is a document, which sets failures")
+        return
+    if rate.in_file and "failures" in tree:
+        raise InvalidInput([Problem(rate.source, "also given as failures")])
+    word = _single(rate)
+    if not re.fullmatch(r"\d{1,3}", word) or int(word) > 100:
+        raise InvalidInput([Problem(rate.source, f"{word!r} is not a whole number of per cent from 0 to 100")])
+    chosen = (
+        [_choice(word, FailureType, types.source) for word in types.values]
+        if types and types.values
+        else list(FailureType)
+    )
+    total = int(word) * _SHARE_UNITS // 100
+    units = dict.fromkeys(chosen, 0)
+    for index, failure in enumerate(chosen):
+        units[FailureType(failure)] += total // len(chosen) + (index < total % len(chosen))
+    tree["failures"] = [
+        {"type": failure.value, "probability": format(Decimal(share) / _SHARE_UNITS, "f")}
+        for failure, share in units.items()
+        if share
+    ]
+
+
+def _options(given: Mapping[str, _Given], known: Mapping[str, Setting]) -> Options:
+    def path(flag: str) -> Path | None:
+        word = _single(given[flag]) if flag in given else ""
+        return Path(word) if word else None
+
+    def choice(flag: str, default: StrEnum) -> StrEnum:
+        choices = known[flag].choices
+        word = _single(given[flag]) if flag in given else ""
+        return _choice(word, choices, given[flag].source) if word and choices else default
+
+    return Options(
+        log_level=LogLevel(choice("log-level", LogLevel.INFO)),
+        log_format=LogFormat(choice("log-format", LogFormat.TEXT)),
+        config_path=path("config"),
+        admin_token_file=path("admin-token-file"),
+        live_file=path("live-file"),
+    )
+
+
+def _located(problem: Problem, given: Mapping[str, _Given], known: Mapping[str, Setting], file: _File) -> Problem:
+    """The problem under the flag, variable or file that it comes from."""
+    dotted = re.sub(r"\[\d+\]", "", problem.path)
+    by_path = {setting.dotted: setting.flag for setting in known.values() if setting.path}
+    flag = RATE_FLAG if dotted.startswith("failures") and RATE_FLAG in given else by_path.get(dotted)
+    if flag and flag in given:
+        words, shown = " ".join(given[flag].values), problem.message.partition(", unable to parse")[0]
+        shown = shown if words and words in shown else f"{shown}, not {words!r}"
+        return Problem(given[flag].source, shown)
+    if dotted == "model" and not file.tree.get("model"):
+        return Problem("--model", "required, but not given")
+    if file.path is None and flag:
+        return Problem(f"--{flag}", problem.message)
+    return Problem(file.place(problem.path), problem.message) if file.path else problem
