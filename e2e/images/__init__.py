@@ -1,0 +1,1 @@
+"""The project's container images, built with docker or buildah from the Dockerfiles."""
