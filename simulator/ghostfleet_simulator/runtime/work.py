@@ -46,10 +46,10 @@ class Prompt:
     id: str
     """Id of the engine's request, as vLLM builds it: the response's id, for completions with `-<index>`."""
     token_ids: list[int]
-    """The prompt in tokens; 1 up to one less than the longest sequence."""
-    echo: str
-    """What an echoing server answers: the last message of a chat, the text of a completion's prompt."""
+    """The prompt in tokens; 1 up to one less than the longest sequence, unless the work is rejected."""
     sampling: Sampling
+    echo: str | None = None
+    """What an echoing server answers: the text of a chat's last message; None is the prompt itself, token for token."""
     prefix: str = ""
     """Text that goes before each answer because the client asked to have its prompt (`echo: true`) returned."""
 

@@ -1,0 +1,287 @@
+"""From a request model to `Work`: names, tokens and limits resolved, errors in vLLM 0.33's order and words.
+
+Pure: nothing is queued and nothing is measured here. Sources: vLLM 0.33 entrypoints/openai/*/serving.py,
+renderers/online_renderer.py, renderers/params.py, sampling_params.py and v1/engine/input_processor.py.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ghostfleet_simulator.api.errors import ApiError, bad_request, unknown_model, validation_error
+from ghostfleet_simulator.api.messages import conversation
+from ghostfleet_simulator.api.requests import (
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionRequest,
+    CompletionRequest,
+    GenerationRequest,
+    TokenizeChatRequest,
+)
+from ghostfleet_simulator.api.sampling import late_problem, verified
+from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
+
+
+class Tokenizer(Protocol):
+    """What the API needs of a tokenizer."""
+
+    vocab_size: int
+    max_chars_per_token: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt that a conversation makes."""
+
+
+def _random_id() -> str:
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What there is to know about a server to judge a request."""
+
+    aliases: tuple[str, ...]
+    """Names that requests may use; the first one is answered."""
+    max_model_len: int
+    tokenizer: Tokenizer
+    ranks: int = 1
+    """Data-parallel ranks behind this address."""
+    new_id: Callable[[], str] = _random_id
+    """Makes the id of a request that brings none: 16 hex digits in vLLM."""
+
+    def check_model(self, name: str | None) -> None:
+        """Raises the 404 of a model that is not served; no name at all means the first."""
+        if name and name not in self.aliases:
+            raise unknown_model(name, self.aliases)
+
+
+def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str]) -> Work:
+    """The work that a chat request asks for; `headers` have lower-case names. Raises `ApiError`."""
+    facts.check_model(request.model)
+    _refuse_tools(request)
+    messages = chat_messages(request, facts)
+    limits = _Limits(request, facts, request.max_completion_tokens, request.max_tokens)
+    text = facts.tokenizer.render_chat(messages, add_generation_prompt=request.add_generation_prompt)
+    token_ids = limits.checked_tokens(text)
+    role = "assistant" if request.add_generation_prompt or not messages else str(messages[-1]["role"])
+    last = messages[-1] if messages else {"role": "", "content": ""}
+    request_id = "chatcmpl-" + _base_id(request, facts, headers)
+    sampling = verified(request, limits.max_tokens(len(token_ids)), limits.asked)
+    prompt = Prompt(
+        id=request_id,
+        token_ids=token_ids,
+        sampling=sampling,
+        echo=last["content"],
+        prefix=last["content"] if request.echo and last["role"] == role else "",
+    )
+    return Work(
+        kind=Kind.CHAT,
+        id=request_id,
+        model=facts.aliases[0],
+        prompts=(prompt,),
+        stream=bool(request.stream),
+        include_usage=(usage := _usage(request))[0],
+        continuous_usage=usage[1],
+        role=role,
+        rejection=_late(request, facts, headers, [token_ids]),
+    )
+
+
+def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, str]) -> Work:
+    """The work that a completion request asks for; `headers` have lower-case names. Raises `ApiError`."""
+    if request.stream and request.use_beam_search:
+        raise bad_request("Streaming is not currently supported with beam search")
+    facts.check_model(request.model)
+    _refuse_suffix(request)
+    limits = _Limits(request, facts, None, request.max_tokens)
+    if request.prompt_embeds is not None:
+        raise _refused_embeds(request)
+    given = _prompts(request.prompt)
+    if not given:
+        raise validation_error("You must pass at least one prompt", "prompt")
+    tokens = [limits.checked_tokens(one) for one in given]
+    prompt_only = bool(request.echo) and request.max_tokens == 0
+    request_id = "cmpl-" + _base_id(request, facts, headers)
+    prompts = []
+    for index, (one, ids) in enumerate(zip(given, tokens, strict=True)):
+        most = 1 if prompt_only else limits.max_tokens(len(ids))
+        prefix = ""
+        if request.echo and not request.return_token_ids:
+            prefix = one if isinstance(one, str) else facts.tokenizer.decode(ids)
+        sampling = verified(request, most, limits.asked)
+        prompts.append(Prompt(id=f"{request_id}-{index}", token_ids=ids, sampling=sampling, prefix=prefix))
+    return Work(
+        kind=Kind.COMPLETION,
+        id=request_id,
+        model=facts.aliases[0],
+        prompts=tuple(prompts),
+        stream=bool(request.stream),
+        include_usage=(usage := _usage(request))[0],
+        continuous_usage=usage[1],
+        prompt_only=prompt_only,
+        rejection=_late(request, facts, headers, tokens),
+    )
+
+
+def chat_messages(request: ChatCompletionRequest | TokenizeChatRequest, facts: Facts) -> list[dict[str, Any]]:
+    """The conversation of a request with plain texts, ready for the template. Raises `ApiError`."""
+    kwargs = request.chat_template_kwargs or {}
+    if request.chat_template is not None or kwargs.get("chat_template") is not None:
+        raise bad_request(
+            "Chat template is passed with request, but --trust-request-chat-template is not set. "
+            "Refused request with untrusted chat template."
+        )
+    for name, what in (("mm_processor_kwargs", "preprocessing"), ("media_io_kwargs", "media loading")):
+        if getattr(request, name):
+            raise validation_error(
+                f"Per-request {name} are disabled by default because they can change multimodal {what} resource usage. "
+                "Start the server with --trust-request-mm-kwargs only when clients are trusted.",
+                name,
+            )
+    return conversation(request.messages, facts.aliases[0])
+
+
+class _Limits:
+    """How long prompts and answers of one request may be (vLLM's `TokenizeParams` and `get_max_tokens`)."""
+
+    def __init__(self, request: GenerationRequest, facts: Facts, first: int | None, second: int | None) -> None:
+        self.asked = second if first is None else first
+        self._keep = request.truncate_prompt_tokens
+        self._side = request.truncation_side or "left"
+        self._longest = facts.max_model_len
+        self._tokenizer = facts.tokenizer
+        longest = self._longest
+        if self.asked is not None and self.asked > longest:
+            name = "max_tokens" if first is None else "max_completion_tokens"
+            raise validation_error(
+                f"{name}={self.asked} cannot be greater than max_model_len={longest}. "
+                "Please request fewer output tokens.",
+                name,
+                self.asked,
+            )
+        if self._keep is not None and self._keep > longest:
+            raise validation_error(
+                f"truncate_prompt_tokens={self._keep} cannot be greater than max_model_len = {longest}. "
+                "Please request a smaller truncation size.",
+                "truncate_prompt_tokens",
+                self._keep,
+            )
+        # A prompt cut down to the whole context would leave nothing to answer with.
+        self._reserve = 0 if self.asked == 0 else 1
+
+    def checked_tokens(self, prompt: str | list[int]) -> list[int]:
+        """Tokens of a prompt, cut down where the request says so. Raises `ApiError` where it is too long."""
+        longest = self._longest
+        if isinstance(prompt, str):
+            chars = longest * self._tokenizer.max_chars_per_token
+            if self._keep is None and len(prompt) > chars:
+                raise validation_error(
+                    f"This model's maximum context length is {longest} tokens. However, your prompt contains "
+                    f"{len(prompt)} characters (more than {chars} characters, which is the upper bound for {longest} "
+                    "input tokens). Please reduce the length of the input prompt.",
+                    "input_text",
+                    len(prompt),
+                )
+            ids = self._tokenizer.encode(prompt)
+            # vLLM's tokenizer stops one token behind the limit, hence its "at least".
+            count = min(len(ids), longest + 1)
+        else:
+            ids, count = prompt, len(prompt)
+        if self._keep is not None:
+            keep = max(0, longest - self._reserve) if self._keep < 0 else self._keep
+            if keep < len(ids):
+                ids = ids[:keep] if self._side == "right" else ids[len(ids) - keep :]
+            return ids
+        if count > longest:
+            at_least = "at least " if count == longest + 1 else ""
+            raise validation_error(
+                f"This model's maximum context length is {longest} tokens. However, your prompt contains "
+                f"{at_least}{count} input tokens, which exceeds this limit even without any output tokens. "
+                "Please reduce the length of the input prompt.",
+                "input_tokens",
+                count,
+            )
+        return ids
+
+    def max_tokens(self, prompt_tokens: int) -> int:
+        """Most tokens that an answer to a prompt of this length may have; 0 where the prompt fills the context."""
+        room = self._longest - prompt_tokens
+        return room if self.asked is None else min(room, self.asked)
+
+
+def _base_id(request: GenerationRequest, facts: Facts, headers: Mapping[str, str]) -> str:
+    given = headers.get("x-request-id")
+    if given is not None:
+        return given
+    return request.request_id if "request_id" in request.model_fields_set else facts.new_id()
+
+
+def _usage(request: GenerationRequest) -> tuple[bool, bool]:
+    options = request.stream_options
+    include = options is not None and bool(options.include_usage)
+    return include, include and options is not None and bool(options.continuous_usage_stats)
+
+
+def _prompts(prompt: Any) -> list[str | list[int]]:
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        return [prompt]
+    return list(prompt or ())
+
+
+def _late(
+    request: GenerationRequest, facts: Facts, headers: Mapping[str, str], prompts: Sequence[Sequence[int]]
+) -> ApiError | None:
+    rank = headers.get("x-data-parallel-rank")
+    return late_problem(
+        request,
+        prompts,
+        vocab_size=facts.tokenizer.vocab_size,
+        max_model_len=facts.max_model_len,
+        rank=int(rank) if rank is not None and rank.strip().lstrip("+-").isdigit() else None,
+        ranks=facts.ranks,
+    )
+
+
+def _refuse_tools(request: ChatCompletionRequest) -> None:
+    """A server without a tool parser, as vLLM starts without `--tool-call-parser`."""
+    choice = request.tool_choice
+    if choice is None or choice == "none":
+        return
+    if choice == "auto":
+        raise bad_request('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+    if isinstance(choice, ChatCompletionNamedToolChoiceParam):
+        wanted = f'function "{choice.function.name}"'
+    else:
+        wanted = f'"{choice}"'
+    raise bad_request(f"tool_choice={wanted} requires --tool-call-parser to be set")
+
+
+def _refuse_suffix(request: CompletionRequest) -> None:
+    if request.suffix is None:
+        return
+    if request.echo:
+        raise bad_request("Echo is unsupported with suffix.", "suffix")
+    if request.prompt_embeds is not None:
+        raise bad_request("suffix is not supported with prompt_embeds", "suffix")
+    if request.truncate_prompt_tokens is not None:
+        raise bad_request("suffix is not supported with truncate_prompt_tokens", "suffix")
+    prompts = request.prompt if isinstance(request.prompt, list) else [request.prompt]
+    if all(isinstance(prompt, str) for prompt in prompts):
+        raise bad_request("suffix is only supported for models with FIM completion rendering", "suffix")
+    raise bad_request("suffix requires text prompt input for FIM completion rendering", "suffix")
+
+
+def _refused_embeds(request: CompletionRequest) -> ApiError:
+    if request.echo:
+        return bad_request("Echo is unsupported with prompt embeds.")
+    if request.prompt_logprobs is not None:
+        return bad_request("prompt_logprobs is not compatible with prompt embeds.")
+    return validation_error("You must set `--enable-prompt-embeds` to input `prompt_embeds`", "prompt_embeds")
