@@ -69,6 +69,13 @@ def parser() -> Parser:
         help="seconds that are measured (default: until each stream has ended once; 8 unpaced; 60 in a profile)",
     )
     flags.add_argument(
+        "--warm-up",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help="seconds before that; all streams begin in its first half",
+    )
+    flags.add_argument(
         "--command",
         default=OURS,
         metavar="CMD",
@@ -100,8 +107,13 @@ def parser() -> Parser:
 
 def plan_of(flags: Parser, options: argparse.Namespace) -> streaming.Plan:
     """The plan the flags ask for; a combination that makes no sense ends the process with one line."""
-    if options.rounds < 1 or options.max_tokens < 2 or (options.window is not None and options.window <= 0):
-        flags.error("--rounds must be at least 1, --max-tokens at least 2, --window above 0")
+    if (
+        options.rounds < 1
+        or options.max_tokens < 2
+        or options.warm_up < 0
+        or (options.window is not None and options.window <= 0)
+    ):
+        flags.error("--rounds must be at least 1, --max-tokens at least 2, --window above 0, --warm-up not below")
     if (options.peer is None) != (options.peer_pid is None):
         flags.error("--peer and --peer-pid go together: the CPU time is that of the process")
     if options.peer and options.peer_command:
@@ -109,7 +121,7 @@ def plan_of(flags: Parser, options: argparse.Namespace) -> streaming.Plan:
     if options.peer_name == NAME:
         flags.error(f"--peer-name {NAME} is what our own server is called")
     kinds = [Kind(name) for name in options.only] if options.only else list(Kind)
-    return streaming.Plan(kinds, options.streams, options.rounds, options.max_tokens, options.window)
+    return streaming.Plan(kinds, options.streams, options.rounds, options.max_tokens, options.window, options.warm_up)
 
 
 def targets_of(options: argparse.Namespace) -> list[streaming.Target]:

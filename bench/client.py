@@ -28,25 +28,37 @@ class BenchError(Exception):
 class Load:
     """What the client does: `streams` at a time, each of `max_tokens`, over and over.
 
-    `itl_ms` is None for a server that paces nothing: then no times are taken. Requests begin spread over `ramp`; after
-    `warm_up` the window of `window` seconds is measured.
+    `itl_ms` is None for a server that paces nothing: then no times are taken. After `warm_up` seconds, `window` seconds
+    are measured.
     """
 
     streams: int
     max_tokens: int
     ttft_ms: float | None = None
     itl_ms: float | None = None
-    ramp: float = 1.0
     warm_up: float = 2.0
     window: float = 10.0
 
     @classmethod
     def paced(
-        cls, streams: int, *, max_tokens: int, ttft_ms: float, itl_ms: float, window: float | None = None
+        cls,
+        streams: int,
+        *,
+        max_tokens: int,
+        ttft_ms: float,
+        itl_ms: float,
+        warm_up: float = 2.0,
+        window: float | None = None,
     ) -> Self:
-        """A paced load whose window, unless given, is one whole cycle and the ramp: each stream ends in it once."""
-        cycle = (ttft_ms + (max_tokens - 1) * itl_ms) / 1000
-        return cls(streams, max_tokens, ttft_ms, itl_ms, window=cycle + 1.0 if window is None else window)
+        """A paced load whose window, unless given, is one cycle and the ramp: every stream ends and begins in it."""
+        if window is None:
+            window = (ttft_ms + (max_tokens - 1) * itl_ms) / 1000 + warm_up / 2
+        return cls(streams, max_tokens, ttft_ms, itl_ms, warm_up, window)
+
+    @property
+    def ramp(self) -> float:
+        """The time over which the first requests are spread: half the warm-up."""
+        return self.warm_up / 2
 
     @property
     def expected_rate(self) -> float | None:

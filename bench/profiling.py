@@ -94,11 +94,12 @@ def profile(binary: Path, command: str, streams: int, window: float, tell: Calla
     the whole is shared out among functions), and, where there is `perf`, the same for C functions and the kernel.
     """
     load = Load.paced(streams, max_tokens=500, ttft_ms=PACE.ttft_ms, itl_ms=PACE.itl_ms, window=window)
+    wrapped, out = sampled(command)
     tell(f"{streams} streams for {load.warm_up + window:g} s, as it is")
     plain, user, kernel = undisturbed(binary, command, load)
     cost = plain.cpu_us_per_token
     tell(f"{streams} streams for {load.warm_up + window:g} s, under the sampler")
-    stacks = python_stacks(binary, command, load)
+    stacks = python_stacks(binary, wrapped, out, load)
     if not stacks.total:
         raise BenchError("the sampler saw nothing: the window is too short")
     blocks = [
@@ -129,9 +130,8 @@ def undisturbed(binary: Path, command: str, load: Load) -> tuple[Measurement, fl
     return measurement, after[0] - before[0], max(after[1] - before[1], 1e-9)
 
 
-def python_stacks(binary: Path, command: str, load: Load) -> Stacks:
-    """A run under `bench.sampler`, sampled in the window."""
-    wrapped, out = sampled(command)
+def python_stacks(binary: Path, wrapped: str, out: Path, load: Load) -> Stacks:
+    """A run under `bench.sampler`, which writes to `out`, sampled in the window."""
     try:
         with Command("ghostfleet", wrapped, PACE).running(PACE) as server:
             measure(binary, server.endpoint, load, lambda: sample_window(server, load))

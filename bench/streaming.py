@@ -37,13 +37,14 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured: kinds of load, stream counts of the paced kind, rounds, tokens a request, the window (s)."""
+    """What is measured: kinds of load, stream counts of the paced kind, rounds, tokens a request, times (s)."""
 
     kinds: Sequence[Kind] = tuple(Kind)
     streams: Sequence[int] = (64, 256, 512)
     rounds: int = 3
     max_tokens: int = 500
     window: float | None = None
+    warm_up: float = 2.0
 
     def loads(self) -> list[tuple[Kind, Pace, Load]]:
         """The loads in the order in which they are put on."""
@@ -52,13 +53,19 @@ class Plan:
         if Kind.PACED in self.kinds:
             for streams in self.streams:
                 load = Load.paced(
-                    streams, max_tokens=self.max_tokens, ttft_ms=PACE.ttft_ms, itl_ms=PACE.itl_ms, window=self.window
+                    streams,
+                    max_tokens=self.max_tokens,
+                    ttft_ms=PACE.ttft_ms,
+                    itl_ms=PACE.itl_ms,
+                    warm_up=self.warm_up,
+                    window=self.window,
                 )
                 loads.append((Kind.PACED, PACE, load))
         if Kind.UNPACED in self.kinds:
-            loads.append((Kind.UNPACED, FLAT_OUT, Load(UNPACED_STREAMS, self.max_tokens, window=flat_out)))
+            load = Load(UNPACED_STREAMS, self.max_tokens, warm_up=self.warm_up, window=flat_out)
+            loads.append((Kind.UNPACED, FLAT_OUT, load))
         if Kind.REQUESTS in self.kinds:
-            loads.append((Kind.REQUESTS, FLAT_OUT, Load(UNPACED_STREAMS, 1, window=flat_out)))
+            loads.append((Kind.REQUESTS, FLAT_OUT, Load(UNPACED_STREAMS, 1, warm_up=self.warm_up, window=flat_out)))
         return loads
 
     def seconds(self, targets: int) -> float:
