@@ -107,6 +107,7 @@ def test_ctrl_c_ends_the_servers_that_were_started(tmp_path: Path) -> None:
         (["--streams", "many"], "--streams: invalid streams value: 'many'"),
         (["--only", "fast"], "--only: invalid choice: 'fast'"),
         (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--window", "0"], "--window above 0"),
         (["--peer", "http://127.0.0.1:8000"], "--peer and --peer-pid go together"),
         (["--peer", "http://x", "--peer-pid", "1", "--peer-command", "x {port}"], "not both"),
         (["--peer-name", "ghostfleet", "--peer-command", "x {port}"], "what our own server is called"),
