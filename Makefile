@@ -1,0 +1,52 @@
+# The tasks of this project; `make` alone lists them. ARGS goes to the program behind a target: make bench ARGS=--help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+FLEET ?= examples/quickstart.yaml
+SYSTEM_PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down test check soak bench images crds e2e
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## make .venv and install ghostfleet and its tools into it
+
+$(STAMP): pyproject.toml
+	@sh tools/setup.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+up: setup ## start the quickstart fleet on this machine; Ctrl-C stops it
+	@$(BIN)/ghostfleet up -f $(FLEET) $(ARGS)
+
+down: setup ## stop the fleet that runs on this machine
+	@$(BIN)/ghostfleet down $(ARGS)
+
+test: check ## checks, then all tests (a sample of the long ones)
+	$(BIN)/pytest $(ARGS)
+
+check: setup ## style, types, layers, and whether generated files are up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m ghostfleet_operator.kinds.crd --check
+	$(BIN)/python tools/train_tokenizer.py --check
+
+soak: setup ## the long tests, whole
+	GHOSTFLEET_SOAK=1 $(BIN)/pytest -m soak --timeout 3600 $(ARGS)
+
+bench: setup ## measure what a token costs and how exactly it comes
+	$(BIN)/python -m bench $(ARGS)
+
+images: ## build the container images with docker or buildah
+	$(SYSTEM_PYTHON) -m e2e.images $(ARGS)
+
+crds: setup ## write crds/ from the models
+	$(BIN)/python -m ghostfleet_operator.kinds.crd
+
+e2e: setup ## whole-system tests on the cluster of KUBECONFIG, or on a kind cluster made for them
+	$(BIN)/python -m e2e $(ARGS)

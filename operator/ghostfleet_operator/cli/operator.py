@@ -1,0 +1,106 @@
+"""`ghostfleet operator`: turns SimulatedModelServer objects of a cluster into running servers, and keeps them so."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ghostfleet_operator.cli.errors import CommandError, Exit
+from ghostfleet_operator.cli.parser import Parser
+from ghostfleet_simulator import __version__
+from ghostfleet_simulator.config import LogFormat, LogLevel
+
+_NEEDED = ("kopf", "kubernetes", "prometheus_client")
+
+
+def _number(kind: type[int] | type[float], least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(least) - 1
+        if not least <= value < 1e9:
+            article = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {article} of at least {least:g}")
+        return value
+
+    return parse
+
+
+def _parser(environ: Mapping[str, str]) -> Parser:
+    parser = Parser("operator", "Runs the operator, in a cluster or outside of it.")
+    image = environ.get("GHOSTFLEET_SIMULATOR_IMAGE") or f"ghostfleet-sim:{__version__}"
+    add = parser.add_argument
+    add(
+        "-n",
+        "--namespace",
+        action="append",
+        dest="namespaces",
+        metavar="NAME",
+        help="work in this namespace only; repeat for more",
+    )
+    add("--kubeconfig", metavar="FILE", help="kubeconfig to use instead of what kubectl would use")
+    add("--context", metavar="NAME", help="context of the kubeconfig")
+    add(
+        "--simulator-image",
+        metavar="IMAGE",
+        default=image,
+        help="image of simulator pods (GHOSTFLEET_SIMULATOR_IMAGE; now %(default)s)",
+    )
+    add("--image-pull-policy", choices=("Always", "IfNotPresent", "Never"), help="pull policy of the simulator image")
+    add(
+        "--image-pull-secret",
+        action="append",
+        dest="image_pull_secrets",
+        metavar="NAME",
+        help="pull secret of simulator pods; repeat for more",
+    )
+    add(
+        "--key-file",
+        metavar="FILE",
+        default=environ.get("GHOSTFLEET_KEY_FILE"),
+        help="secret that admin tokens come from, at least 16 bytes (GHOSTFLEET_KEY_FILE)",
+    )
+    add("--health-host", metavar="ADDRESS", help="address of /healthz, /readyz and /metrics")
+    add("--health-port", metavar="PORT", type=_number(int, 0), help="port of /healthz, /readyz and /metrics")
+    add("--workers", metavar="N", type=_number(int, 1), help="servers that are worked on at the same time")
+    add("--writes-per-second", metavar="N", type=_number(float, 0.1), help="writes to the API server in the long run")
+    add("--write-burst", metavar="N", type=_number(int, 1), help="writes to the API server at once")
+    add("--observe-seconds", metavar="S", type=_number(float, 1), help="how often pods are asked what they run")
+    add("--resync-seconds", metavar="S", type=_number(float, 1), help="how often everything is compared with the API")
+    add(
+        "--log-level", type=str.lower, choices=[level.value for level in LogLevel], help="least severity that is logged"
+    )
+    add("--log-format", type=str.lower, choices=[form.value for form in LogFormat], help="how log lines look")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the operator until told to stop."""
+    given = {key: value for key, value in vars(_parser(os.environ).parse_args(argv)).items() if value is not None}
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CommandError(
+            f"needs {' and '.join(missing)}, which the extra `operator` brings: pip install 'ghostfleet[operator]=={__version__}'"
+        )
+    from ghostfleet_operator.kube.main import run  # noqa: PLC0415 - only with the extra
+    from ghostfleet_operator.kube.options import OperatorOptions  # noqa: PLC0415
+
+    if "key_file" not in given:
+        raise CommandError("--key-file: required, but not given", Exit.USAGE)
+    values: dict[str, Any] = {}
+    for field in fields(OperatorOptions):
+        if field.name in given:
+            value = given[field.name]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    values["key_file"] = Path(values["key_file"])
+    if "log_level" in values:
+        values["log_level"] = LogLevel(values["log_level"])
+    if "log_format" in values:
+        values["log_format"] = LogFormat(values["log_format"])
+    return run(OperatorOptions(**values))
