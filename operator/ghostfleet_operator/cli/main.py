@@ -43,32 +43,6 @@ def _usage() -> str:
     )
 
 
-def main(self, argv: Sequence[str]) -> int:
-    """Runs the sub-command with the arguments after its name; its exit code."""
-
-
-def _usage() -> str:
-    lines = [f"  {name:<10}{text}" for name, text in _COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: ghostfleet COMMAND [options]",
-            "",
-            "Fleets of simulated inference servers: on the wire each one is a vLLM server.",
-            "",
-            *lines,
-            "",
-            "`ghostfleet COMMAND --help` explains one; `ghostfleet --version` tells the version.",
-        ]
-    )
-
-
-def version() -> str:
-    """The installed version."""
-    from importlib.metadata import version as installed  # noqa: PLC0415 - 20 ms that only --version needs
-
-    return installed("ghostfleet")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -18,7 +18,7 @@ from ghostfleet_simulator.config import LogFormat, LogLevel
 _NEEDED = ("kopf", "kubernetes", "prometheus_client")
 
 
-def _number(kind: type[int] | type[float], least: float) -> Callable[[str], float]:
+def _number(kind: type[int | float], least: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = kind(text)
@@ -85,9 +85,8 @@ def main(argv: Sequence[str]) -> int:
     given = {key: value for key, value in vars(_parser(os.environ).parse_args(argv)).items() if value is not None}
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise CommandError(
-            f"needs {' and '.join(missing)}, which the extra `operator` brings: pip install 'ghostfleet[operator]=={__version__}'"
-        )
+        install = f"pip install 'ghostfleet[operator]=={__version__}'"
+        raise CommandError(f"needs {' and '.join(missing)}, which the extra `operator` brings: {install}")
     from ghostfleet_operator.kube.main import run  # noqa: PLC0415 - only with the extra
     from ghostfleet_operator.kube.options import OperatorOptions  # noqa: PLC0415
 
