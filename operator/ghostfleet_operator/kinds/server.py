@@ -88,7 +88,7 @@ _NAME_RULES: Final[list[JsonValue]] = [
 ]
 
 
-class ServerSpec(FixedConfig, Behaviour):
+class ServerSpec(Behaviour, FixedConfig):
     """What is wanted. Blocks that are left out have the simulator's defaults."""
 
     model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _SPEC_RULES})
@@ -108,7 +108,7 @@ class ServerSpec(FixedConfig, Behaviour):
     networking: Annotated[Networking, Effect("changes the Service")] = Networking()
     """How the server is reached."""
 
-    pod: Annotated[Pod, Effect("replaces pods, one after the other")] = Pod()
+    pod: Annotated[Pod, Effect("restart")] = Pod()
     """What the pods look like to the cluster."""
 
     @model_validator(mode="after")

@@ -1,0 +1,234 @@
+"""CRDs, and the reference of their fields, from the models: `python -m ghostfleet_operator.kinds.crd [--check]`.
+
+Writes `crds/`, the copies in the Helm chart and `docs/crds.md`; with `--check` it only says what differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel
+
+from ghostfleet_operator.kinds.meta import GROUP, VERSION
+from ghostfleet_operator.kinds.profile import LatencyProfile
+from ghostfleet_operator.kinds.reference import reference
+from ghostfleet_operator.kinds.schema import Schema, structural
+from ghostfleet_operator.kinds.server import SimulatedModelServer
+
+MOST_BYTES: Final = 60_000
+"""Size of a CRD: far under what client-side apply keeps in an annotation (256 KiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `kubectl get`; `wide` ones are shown with `-o wide` only."""
+
+    name: str
+    path: str
+    type: str = "string"
+    wide: bool = False
+    description: str = ""
+
+
+def _condition(aspect: str) -> str:
+    return f'.status.conditions[?(@.type=="{aspect}")].status'
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A model with what kubectl should know about it."""
+
+    model: type[BaseModel]
+    plural: str
+    short: str
+    columns: tuple[Column, ...]
+    scale: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the kind."""
+        return self.model.__name__
+
+
+_AGE: Final = Column("Age", ".metadata.creationTimestamp", "date")
+KINDS: Final = (
+    Kind(
+        SimulatedModelServer,
+        "simulatedmodelservers",
+        "sms",
+        (
+            Column("Ready", _condition("Ready"), description="Whether what is wanted is what runs"),
+            Column("Replicas", ".status.readyReplicas", "integer", description="Pods that take requests"),
+            Column("Profile", ".spec.profileRef.name", description="Profile that is referred to; empty for an own one"),
+            Column("Synced", _condition("ProfileSynced"), description="Whether every Ready pod runs the profile"),
+            Column("Model", ".spec.model.name", description="Model that is claimed to be served"),
+            _AGE,
+            Column("Hash", ".status.profile.desired.hash", wide=True, description="Hash that pods should run"),
+            Column("Revision", ".status.profile.desired.revision", "integer", wide=True, description="Its revision"),
+            Column("URL", ".status.url", wide=True, description="Address of the Service inside the cluster"),
+        ),
+        scale=True,
+    ),
+    Kind(
+        LatencyProfile,
+        "latencyprofiles",
+        "lprof",
+        (
+            Column("Backend", ".spec.backend", description="Model of step times in use"),
+            Column("Valid", _condition("Valid"), description="Whether the profile can be used"),
+            Column("Used-by", ".status.usedBy", "integer", description="Servers that refer to it"),
+            _AGE,
+            Column("Hash", ".status.hash", wide=True, description="Hash of the profile"),
+        ),
+    ),
+)
+
+
+def openapi(kind: Kind) -> Schema:
+    """The schema of a kind's objects."""
+    own = kind.model.model_fields
+    status = own["status"].annotation
+    status_model = next(arg for arg in getattr(status, "__args__", (status,)) if isinstance(arg, type))
+    spec_model = own["spec"].annotation
+    if not (isinstance(spec_model, type) and issubclass(spec_model, BaseModel) and issubclass(status_model, BaseModel)):
+        raise TypeError(f"{kind.name} needs a spec and a status")
+    whole = kind.model.model_json_schema(by_alias=True)
+    schema: Schema = {
+        "type": "object",
+        "description": " ".join(whole["description"].split()),
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": f"`{GROUP}/{VERSION}`."},
+            "kind": {"type": "string", "description": f"`{kind.name}`."},
+            "metadata": {"type": "object"},
+            "spec": structural(spec_model),
+            "status": structural(status_model, defaults=False),
+        },
+    }
+    if rules := whole.get("x-kubernetes-validations"):
+        schema["x-kubernetes-validations"] = rules
+    return schema
+
+
+def crd(kind: Kind) -> dict[str, Any]:
+    """The CustomResourceDefinition of a kind."""
+    subresources: dict[str, Any] = {"status": {}}
+    if kind.scale:
+        subresources["scale"] = {
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        }
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": subresources,
+        "additionalPrinterColumns": [_column(column) for column in kind.columns],
+        "schema": {"openAPIV3Schema": openapi(kind)},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind.name,
+                "listKind": f"{kind.name}List",
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": [kind.short],
+                "categories": ["ghostfleet"],
+            },
+            "versions": [version],
+        },
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": column.name, "type": column.type, "jsonPath": column.path}
+    if column.description:
+        made["description"] = column.description
+    return made | ({"priority": 1} if column.wide else {})
+
+
+_HEADER: Final = "# Made from the models by `make crds`; do not edit.\n"
+
+
+def _yaml(tree: object) -> str:
+    plain = json.loads(json.dumps(tree))  # no object twice, so that YAML needs no anchors
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def manifest(kind: Kind) -> str:
+    """The CRD of a kind as YAML."""
+    text = _HEADER + _yaml(crd(kind))
+    if len(text.encode()) > MOST_BYTES:
+        raise ValueError(f"the CRD of {kind.name} has {len(text.encode())} bytes, more than {MOST_BYTES}")
+    return text
+
+
+def chart_template(kind: Kind) -> str:
+    """The CRD of a kind as a template of the Helm chart, where `crds.enabled` and `crds.keep` decide about it."""
+    tree = crd(kind)
+    spec = _yaml({"spec": tree["spec"]})
+    if "{{" in spec:
+        raise ValueError(f"the CRD of {kind.name} holds text that Helm would take for a template")
+    return (
+        "{{- /* Made from the models by `make crds`; do not edit. */ -}}\n"
+        "{{- if .Values.crds.enabled }}\n"
+        f"apiVersion: {tree['apiVersion']}\n"
+        f"kind: {tree['kind']}\n"
+        "metadata:\n"
+        f"  name: {tree['metadata']['name']}\n"
+        "  labels:\n"
+        '    {{- include "ghostfleet.labels" . | nindent 4 }}\n'
+        "  {{- if .Values.crds.keep }}\n"
+        "  annotations:\n"
+        "    helm.sh/resource-policy: keep\n"
+        "  {{- end }}\n"
+        f"{spec}"
+        "{{- end }}\n"
+    )
+
+
+def generated() -> dict[str, str]:
+    """Every generated file: its path from the project's root, and its text."""
+    files = {}
+    for kind in KINDS:
+        files[f"crds/{GROUP}_{kind.plural}.yaml"] = manifest(kind)
+        files[f"charts/ghostfleet/templates/crds/{kind.plural}.yaml"] = chart_template(kind)
+    files["docs/crds.md"] = reference({kind.name: openapi(kind) for kind in KINDS})
+    return files
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ghostfleet_operator.kinds.crd", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file differs")
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="root of the project (default: here)")
+    options = parser.parse_args(arguments)
+    differing = []
+    for name, text in generated().items():
+        path = options.root / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        differing.append(name)
+        if not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for name in differing:
+        sys.stderr.write(f"{name}: {'differs from the models; run `make crds`' if options.check else 'written'}\n")
+    return 1 if options.check and differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

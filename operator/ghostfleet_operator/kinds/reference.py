@@ -1,0 +1,85 @@
+"""The reference of all fields as a page of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ghostfleet_operator.kinds.meta import API_VERSION
+from ghostfleet_operator.kinds.schema import Schema, fields
+from ghostfleet_operator.kinds.server import Effect, ServerSpec
+from ghostfleet_simulator.config import LIVE_FIELDS
+
+_LIVE: Final = "live"
+_RESTART: Final = "restart"
+_INTRODUCTION: Final = f"""\
+<!-- Made from the models by `make crds`; do not edit. -->
+# Custom resources
+
+All kinds are namespaced and belong to `{API_VERSION}`. Unknown fields are refused by `kubectl apply` and by
+`ghostfleet up`; quantities are strings with units (`12.5ms`, `1.5s`; a bare number is milliseconds) and probabilities
+are strings (`"0.05"`, `"5%"`).
+
+What a change of a field does to pods that run: *live* fields reach every pod at once, without a restart; *restart*
+fields change the pod template, so that the Deployment replaces its pods.
+"""
+
+
+def effects() -> dict[str, str]:
+    """What a change of each block of a server's spec does to running pods."""
+    found = {}
+    for name, info in ServerSpec.model_fields.items():
+        key = info.alias or name
+        marked = [mark.text for mark in info.metadata if isinstance(mark, Effect)]
+        found[key] = marked[0] if marked else _LIVE if key in (*LIVE_FIELDS, "profileRef") else _RESTART
+    return found
+
+
+def reference(schemas: Mapping[str, Schema]) -> str:
+    """The page, for the schemas of all kinds by name."""
+    parts = [_INTRODUCTION]
+    for kind, schema in schemas.items():
+        spec, status = schema["properties"]["spec"], schema["properties"]["status"]
+        parts.append(f"## {kind}\n\n{schema['description']}\n")
+        parts.append("### spec\n\n" + _table(spec, effects() if kind == "SimulatedModelServer" else {}))
+        rules = [*schema.get("x-kubernetes-validations", []), *spec.get("x-kubernetes-validations", [])]
+        if rules:
+            parts.append("Rules:\n\n" + "".join(f"* {rule['message']}\n" for rule in rules))
+        parts.append("### status\n\n" + _table(status, None))
+    return "\n".join(parts)
+
+
+def _table(schema: Schema, effect: Mapping[str, str] | None) -> str:
+    """A table of all fields; `effect` by top-level block ({} for all live), None for no such column."""
+    changes = effect is not None
+    lines = [
+        "| field | type | default | " + ("change | " if changes else "") + "meaning |",
+        "| --- | --- | --- | " + ("--- | " if changes else "") + "--- |",
+    ]
+    for path, field, required in fields(schema):
+        default = "required" if required else _code(field["default"]) if "default" in field else ""
+        cells = [f"`{path}`", _type(field), default]
+        if effect is not None:
+            cells.append(effect.get(path.split(".")[0].removesuffix("[]"), _LIVE))
+        cells.append(" ".join(field.get("description", "").split()).replace("|", "\\|"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(value: object) -> str:
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _type(field: Schema) -> str:
+    if field.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if field["type"] == "array":
+        return f"list of {_type(field['items'])}, at most {field['maxItems']}"
+    if field["type"] == "object":
+        return "map" if "additionalProperties" in field else "object"
+    if field["type"] == "integer":
+        low, high = field.get("minimum"), field.get("maximum")
+        return f"integer, {low} to {high}" if high is not None else f"integer, at least {low}"
+    return "time" if field.get("format") == "date-time" else str(field["type"])
