@@ -56,7 +56,8 @@ def _write_layer(root: Path, layer: Path, keep_owners: bool) -> None:
 def _write_archive(layer: Path, archive: Path, image: Image) -> None:
     with layer.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    run: dict[str, object] = {"Env": [f"{name}={value}" for name, value in ({"PATH": PATH} | dict(image.environment)).items()]}
+    environment = {"PATH": PATH} | dict(image.environment)
+    run: dict[str, object] = {"Env": [f"{name}={value}" for name, value in environment.items()]}
     if image.entrypoint:
         run["Entrypoint"] = list(image.entrypoint)
     if image.stop_signal:

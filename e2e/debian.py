@@ -56,7 +56,7 @@ def bootstrap(suite: str, packages: Sequence[str], folder: Path) -> None:
 
 
 def _mirror() -> list[str]:
-    """The address of Debian's main archive in this machine's apt sources; nothing, for debootstrap's own, where none is."""
+    """The address of Debian's archive in this machine's apt sources; nothing, for debootstrap's own, where none is."""
     query = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
     if not shell.run(query):
         _update()

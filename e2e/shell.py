@@ -19,7 +19,7 @@ class Failure(Exception):
 def run(command: Command, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, text: str = "") -> str:
     """Run a command with `text` on its standard input; its standard output. Raises Failure with the end of the rest."""
     try:
-        done = subprocess.run(command, cwd=cwd, env=env, input=text, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, cwd=cwd, env=env, input=text, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise Failure(f"{command[0]}: no such program") from error
     if done.returncode:
@@ -31,9 +31,10 @@ def run(command: Command, *, cwd: Path | None = None, env: Mapping[str, str] | N
 def succeeds(command: Command, *, env: Mapping[str, str] | None = None, timeout: float = 60) -> bool:
     """Whether a command exists and ends with exit code 0 within `timeout` seconds. Its output is dropped."""
     try:
-        return subprocess.run(command, env=env, capture_output=True, timeout=timeout).returncode == 0
+        done = subprocess.run(command, check=False, env=env, capture_output=True, timeout=timeout)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return False
+    return done.returncode == 0
 
 
 def say(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Lets pip inside a build see what pip on this machine sees: its index, proxies and certificates. Nothing of it stays."""
+"""Lets pip inside a build see what pip on this machine sees: index, proxies, certificates. Nothing of it stays."""
 
 from __future__ import annotations
 

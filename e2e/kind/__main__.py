@@ -1,7 +1,7 @@
 """python3 -m e2e.kind: the kind cluster that the end-to-end tests run on.
 
 up            have a cluster; a running one is kept
-load IMAGE..  put images on its nodes: archives, or names of images built here
+load IMAGE..  put images on its nodes: archives, or names of images that docker or buildah has
 with COMMAND  run a command where the cluster is reachable, with KUBECONFIG set and kubectl and helm on PATH
 down          delete the cluster; what makes the next `up` quick is kept
 purge         delete the cluster and everything it left behind
@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from e2e import cache, shell
+from e2e.images import builder
 from e2e.kind import engine
 from e2e.kind.cluster import Cluster
 
@@ -52,7 +54,8 @@ def _act(arguments: argparse.Namespace) -> int:
             with cache.exclusive("cluster"):
                 cluster.up(arguments.workers)
         case "load":
-            cluster.load([_archive(image) for image in arguments.image])
+            with tempfile.TemporaryDirectory() as folder:
+                cluster.load([_archive(image, Path(folder)) for image in arguments.image])
         case "with":
             command = cluster.command(*arguments.command)
             os.execvpe(command[0], command, dict(cluster.environment()))
@@ -66,9 +69,13 @@ def _act(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _archive(image: str) -> Path:
-    """The archive that IMAGE is, or the one made of the image of that name."""
-    return Path(image)
+def _archive(image: str, folder: Path) -> Path:
+    """The archive that IMAGE is, or one made in `folder` of the image of that name."""
+    if Path(image).is_file():
+        return Path(image)
+    archive = folder / f"{image.replace('/', '_')}.tar"
+    builder.choose().save(image, archive)
+    return archive
 
 
 if __name__ == "__main__":

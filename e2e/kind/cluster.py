@@ -34,7 +34,7 @@ class Cluster:
         return [*self._engine.inside(), *command]
 
     def up(self, workers: int) -> None:
-        """Have a cluster of one control plane and `workers` more nodes, all Ready. A running one of that size is kept."""
+        """Have one control plane and `workers` more nodes, all Ready; a running one of that size is kept."""
         node = self._engine.start()
         if self._nodes() == 1 + workers:
             shell.say(f"cluster {NAME} is up already")

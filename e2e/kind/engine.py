@@ -1,4 +1,4 @@
-"""The container engine a kind cluster runs on: this machine's Docker, or a dockerd in a network namespace of its own."""
+"""The engine a kind cluster runs on: this machine's Docker, or a dockerd in a network namespace of its own."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class HostEngine:
 class OwnEngine:
     """Debian's dockerd in a network namespace from which nothing leads out, so it can touch no network of the machine.
 
-    It pulls nothing: images come from archives. What it keeps (the unpacked node image) is in the cache folder; sockets and
-    logs are in /run.
+    It pulls nothing: images come from archives. What it keeps (the unpacked node image) is in the cache folder; sockets
+    and logs are in /run.
     """
 
     NAMESPACE = "ghostfleet-e2e"
@@ -212,7 +212,7 @@ class OwnEngine:
                 time.sleep(0.1)
 
     def _end(self) -> None:
-        """End our dockerd if it lives. Containers it leaves behind are ended by the next one that starts on its data."""
+        """End our dockerd if it lives. Containers it leaves behind are ended by the next one on the same data."""
         pid = self._dockerd()
         if pid:
             os.kill(pid, signal.SIGTERM)
@@ -222,7 +222,7 @@ class OwnEngine:
                     os.kill(pid, signal.SIGKILL)
                     break
                 time.sleep(0.1)
-        # Its containerd ends with it. A process id left in a file, though, is taken for a living one even by a zombie's.
+        # Its containerd ends with it, but a process id left in a file would be taken for alive while it is a zombie's.
         for leftover in (self._pid_file, self._socket, self._run / "exec/containerd/containerd.pid"):
             leftover.unlink(missing_ok=True)
 

@@ -9,36 +9,35 @@ dockerd calls this instead of runc: it takes what this machine does not hold out
 import json
 import os
 import sys
+from pathlib import Path
 
 # The kernel's numbers of capabilities that such machines have been seen to lack: linux/capability.h
 KNOWN = {"CAP_SYS_MODULE": 16, "CAP_SYS_BOOT": 22, "CAP_SYS_RESOURCE": 24, "CAP_SYS_TIME": 25}
-RUNC = next(path for path in ("/usr/sbin/runc", "/usr/bin/runc") if os.path.exists(path))
+RUNC = next(path for path in ("/usr/sbin/runc", "/usr/bin/runc") if Path(path).exists())
 
 
 def missing() -> set[str]:
     """The known capabilities outside this process's bounding set."""
-    with open("/proc/self/status") as status:
-        bounds = next(int(line.split()[1], 16) for line in status if line.startswith("CapBnd:"))
+    status = Path("/proc/self/status").read_text().splitlines()
+    bounds = next(int(line.split()[1], 16) for line in status if line.startswith("CapBnd:"))
     return {name for name, bit in KNOWN.items() if not bounds >> bit & 1}
 
 
-def reduce(path: str, lacking: set[str]) -> None:
+def reduce(path: Path, lacking: set[str]) -> None:
     """Take capabilities out of a container's configuration, or of a process's, in place."""
-    with open(path) as file:
-        document = json.load(file)
+    document = json.loads(path.read_text())
     sets = document.get("process", document).get("capabilities") or {}
     for name, capabilities in sets.items():
         sets[name] = [capability for capability in capabilities if capability not in lacking]
-    with open(path, "w") as file:
-        json.dump(document, file)
+    path.write_text(json.dumps(document))
 
 
 def main() -> None:
     """Reduce what the arguments point to, then become runc."""
     if lacking := missing():
         for option, value in zip(sys.argv, sys.argv[1:], strict=False):
-            path = {"--bundle": os.path.join(value, "config.json"), "--process": value}.get(option)
-            if path and os.path.exists(path):
+            path = {"--bundle": Path(value, "config.json"), "--process": Path(value)}.get(option)
+            if path and path.exists():
                 reduce(path, lacking)
     os.execv(RUNC, [RUNC, *sys.argv[1:]])
 

@@ -16,6 +16,7 @@ from e2e.kind.node.kind_module import KindModule
 
 NOT_IN_NODE = {"helm"}
 NODE_COMPONENTS = [name for name in COMPONENTS if name not in NOT_IN_NODE]
+PRIVATE = ["unshare", "--mount", "--net", "--pid", "--fork"]
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -55,11 +56,7 @@ def _build(image: NodeImage, programs: Path, folder: Path) -> None:
         node = work / "node"
         shell.run(["cp", "-a", debian, node])
         root.make(node, programs, kind, images.asked_for(programs)["kube-proxy"])
-        shell.run(
-            ["unshare", "--mount", "--net", "--pid", "--fork"]
-            + [sys.executable, "-m", "e2e.kind.node.preload", str(node), str(archives)],
-            cwd=REPOSITORY,
-        )
+        shell.run([*PRIVATE, sys.executable, "-m", "e2e.kind.node.preload", str(node), str(archives)], cwd=REPOSITORY)
         described = archive.Image(
             tags=[image.name],
             entrypoint=["/usr/local/bin/entrypoint", "/sbin/init"],

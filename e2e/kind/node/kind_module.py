@@ -17,7 +17,7 @@ class KindModule:
         kind = COMPONENTS["kind"]
         self._folder = Path(find_go().download(kind.module, kind.version)["Dir"])
         self._text = (self._folder / "pkg/build/nodeimage/const_storage.go").read_text()
-        self._strings = dict(re.findall(r'^const (\w+) = "([^"]+)"', self._text, re.MULTILINE))
+        self._strings: dict[str, str] = dict(re.findall(r'^const (\w+) = "([^"]+)"', self._text, re.MULTILINE))
 
     @property
     def node_files(self) -> Path:

@@ -32,7 +32,14 @@ PACKAGES = (
 POD_NETWORK = Path(__file__).parent / "pod-network.yaml"
 ENABLED = ("kubelet", "containerd", "undo-mount-hacks")
 # A container has no devices, consoles, clock or kernel mounts to manage.
-MASKED_PATTERNS = ("systemd-udev*.service", "systemd-udev*.socket", "*.timer", "sys-*.mount", "dev-*.mount", "proc-*.automount")
+MASKED_PATTERNS = (
+    "systemd-udev*.service",
+    "systemd-udev*.socket",
+    "*.timer",
+    "sys-*.mount",
+    "dev-*.mount",
+    "proc-*.automount",
+)
 MASKED = (
     "systemd-binfmt.service",
     "systemd-tmpfiles-setup.service",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -17,33 +16,33 @@ def cut(debian: Path, target: Path, programs: list[str]) -> None:
     for merged in ("bin", "sbin", "lib", "lib64"):
         (target / merged).symlink_to(f"usr/{merged}")
     for program in programs:
-        path = program if program.startswith("/") else _inside(debian, "sh", "-c", f"command -v {program}").strip()
-        _copy(debian, target, path)
+        path = program if program.startswith("/") else _inside(debian, "sh", "-c", f"command -v {program}")
+        _copy(debian, target, Path(path))
 
 
-def _copy(debian: Path, target: Path, path: str) -> None:
+def _copy(debian: Path, target: Path, path: Path) -> None:
     """Copy one file, given by its path inside `debian`, then what it links to or loads."""
-    folder = _inside(debian, "realpath", "-m", os.path.dirname(path)).strip()
-    path = os.path.join(folder, os.path.basename(path))
-    source, copy = debian / path[1:], target / path[1:]
+    folder = Path(_inside(debian, "realpath", "-m", str(path.parent)))
+    path = folder / path.name
+    source, copy = debian / path.relative_to("/"), target / path.relative_to("/")
     if copy.is_symlink() or copy.exists():
         return
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, copy, follow_symlinks=False)
     if source.is_symlink():
-        _copy(debian, target, os.path.join(folder, os.readlink(source)))
+        _copy(debian, target, folder / source.readlink())
         return
     for library in re.findall(r"/\S+", _libraries(debian, path)):
-        _copy(debian, target, library)
+        _copy(debian, target, Path(library))
 
 
-def _libraries(debian: Path, path: str) -> str:
+def _libraries(debian: Path, path: Path) -> str:
     """What `ldd` says: one library a line. It fails on scripts and static programs, which load none."""
     try:
-        return _inside(debian, "ldd", path)
+        return _inside(debian, "ldd", str(path))
     except shell.Failure:
         return ""
 
 
 def _inside(debian: Path, *command: str) -> str:
-    return shell.run(["chroot", debian, *command])
+    return shell.run(["chroot", debian, *command]).strip()
