@@ -1,0 +1,193 @@
+"""`KubeApi` over the official client's connection: raw calls, no discovery (and so no cache on disk), no models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio.client import ApiClient
+
+from ghostfleet_operator.kube.login import Login
+from ghostfleet_operator.reconcile.api import Conflict, Invalid, Kind, KubeError, Object, Objects, Retry, kind_of
+
+FIELD_MANAGER: Final = "ghostfleet-operator"
+STATUS_MANAGER: Final = "ghostfleet-operator-status"
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_PAGE: Final = "500"
+_LIST_ATTEMPTS: Final = 3
+
+
+class KubeClient:
+    """Talks to one API server. `budget` is awaited before each write."""
+
+    def __init__(self, login: Login, budget: Callable[[], Awaitable[None]], user_agent: str = FIELD_MANAGER) -> None:
+        self._login = login
+        self._budget = budget
+        self._user_agent = user_agent
+        self._client: ApiClient | None = None
+        self._logging_in = asyncio.Lock()
+        self.requests: dict[tuple[str, str, int], int] = {}
+        """Requests so far by (verb, plural, status); status 0 is no answer."""
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """The object, or None."""
+        try:
+            return await self._call("GET", kind, _path(kind, namespace, name))
+        except KubeError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Objects:
+        """All objects of a kind in a namespace (None: in all of them) that a label selector matches; in pages."""
+        for attempt in range(_LIST_ATTEMPTS):
+            try:
+                return await self._pages(kind, namespace, labels)
+            except KubeError as error:
+                # The snapshot that the pages come from expired; a new list starts from a new one.
+                if error.status != HTTPStatus.GONE or attempt == _LIST_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _pages(self, kind: Kind, namespace: str | None, labels: str) -> Objects:
+        found: Objects = []
+        query = {"limit": _PAGE} | ({"labelSelector": labels} if labels else {})
+        while True:
+            page = await self._call("GET", kind, _path(kind, namespace), query, verb="LIST")
+            # Items of a list come without their type.
+            found += [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page.get("items") or ()]
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return found
+            query["continue"] = token
+
+    async def apply(self, obj: Object) -> Object:
+        """Server-side apply with force; the live object. With `metadata.resourceVersion` only over that version."""
+        return await self._apply(obj, FIELD_MANAGER, "")
+
+    async def apply_status(self, obj: Object) -> Object:
+        """Server-side apply of the status, under a field manager of its own; the live object."""
+        return await self._apply(obj, STATUS_MANAGER, "/status")
+
+    async def _apply(self, obj: Object, manager: str, subresource: str) -> Object:
+        kind, meta = kind_of(obj), obj["metadata"]
+        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
+        await self._budget()
+        return await self._call(
+            "PATCH", kind, _path(kind, meta.get("namespace"), meta["name"]) + subresource, query, obj
+        )
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        """Delete the object if it still is the one with `uid`; one that is gone is fine."""
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        await self._budget()
+        try:
+            await self._call("DELETE", kind, _path(kind, namespace, name), None, body)
+        except KubeError as error:
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise
+
+    async def create_event(self, event: Object) -> None:
+        """Write a core/v1 Event, over an earlier one of the same name."""
+        await self._apply(event, FIELD_MANAGER, "")
+
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the API server knows the kind."""
+        listed = await self._request("GET", _root(kind), None, None)
+        return any(found.get("name") == kind.plural for found in listed[1].get("resources") or ())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, None
+        if client:
+            await client.close()
+
+    async def _call(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        verb: str = "",
+    ) -> Object:
+        status = 0
+        try:
+            status, answer, retry_after = await self._request(method, path, query, body)
+        finally:
+            key = (verb or method, kind.plural, status)
+            self.requests[key] = self.requests.get(key, 0) + 1
+        if status < HTTPStatus.BAD_REQUEST:
+            return answer
+        raise _error(status, str(answer.get("message") or f"HTTP {status}"), retry_after)
+
+    async def _request(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Object | None
+    ) -> tuple[int, Object, str | None]:
+        """Status, body and Retry-After of one request; logs in afresh and tries again where the login expired."""
+        for attempt in (1, 2):
+            client = await self._connected()
+            headers = {"accept": "application/json", "content-type": _content_type(method)}
+            await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+            try:
+                response = await client.rest_client.request(method, url, headers, body, _request_timeout=_TIMEOUT)
+                raw = await response.read()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise KubeError(f"{method} {path}: {error or 'no answer in time'}") from None
+            if response.status == HTTPStatus.UNAUTHORIZED and attempt == 1:
+                await self._renew(client)
+                continue
+            return response.status, _object(raw), response.getheader("retry-after")
+        raise AssertionError("unreachable")
+
+    async def _connected(self) -> ApiClient:
+        async with self._logging_in:
+            if self._client is None:
+                self._client = ApiClient(await self._login.configuration())
+                self._client.user_agent = self._user_agent
+            return self._client
+
+    async def _renew(self, expired: ApiClient) -> None:
+        async with self._logging_in:
+            if self._client is expired:
+                self._client = None
+                await expired.close()
+
+
+def _root(kind: Kind) -> str:
+    return f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
+
+
+def _path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
+    scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+    return f"{_root(kind)}{scope}/{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+
+def _content_type(method: str) -> str:
+    # JSON is YAML, and the rest client sends an apply patch as JSON.
+    return "application/apply-patch+yaml" if method == "PATCH" else "application/json"
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(raw)
+    except ValueError:
+        return {"message": raw[:200].decode(errors="replace").strip()}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _error(status: int, message: str, retry_after: str | None) -> KubeError:
+    if status in (429, 503) and retry_after and retry_after.isdigit():
+        return Retry(message, status, float(retry_after))
+    if status == 409:
+        return Conflict(message, status)
+    if status in (400, 403, 422):
+        return Invalid(message, status)
+    return KubeError(message, status)

@@ -1,0 +1,54 @@
+"""Credentials: of the pod the operator runs in, or of a kubeconfig; one way for our client and for kopf."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import kopf
+from kubernetes.aio import config
+from kubernetes.aio.client import Configuration
+
+from ghostfleet_operator.reconcile.api import KubeError
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where credentials come from: `kubeconfig` or, where None, what kubectl would take: `$KUBECONFIG`, the pod's
+    service account, `~/.kube/config`, in this order."""
+
+    kubeconfig: str | None = None
+    context: str | None = None
+
+    async def configuration(self) -> Configuration:
+        """Fresh credentials for a client of `kubernetes.aio`; raises `KubeError` in plain words."""
+        settings = Configuration()
+        path = self.kubeconfig or os.environ.get("KUBECONFIG")
+        try:
+            if path is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config(client_configuration=settings)
+                return settings
+            await config.load_kube_config(
+                config_file=path, context=self.context, client_configuration=settings, persist_config=False
+            )
+        except (config.ConfigException, OSError) as error:
+            place = path or Path.home() / ".kube" / "config"
+            raise KubeError(f"no credentials for Kubernetes: {place}: {error}") from None
+        return settings
+
+    async def for_kopf(self) -> kopf.ConnectionInfo:
+        """The same credentials as kopf takes them."""
+        settings = await self.configuration()
+        header = await settings.get_api_key_with_prefix("BearerToken")
+        scheme, _, token = (header or "").strip().partition(" ")
+        return kopf.ConnectionInfo(
+            server=settings.host,
+            ca_path=settings.ssl_ca_cert,
+            insecure=not settings.verify_ssl,
+            scheme=scheme.capitalize() or None,
+            token=token or None,
+            certificate_path=settings.cert_file,
+            private_key_path=settings.key_file,
+            proxy_url=settings.proxy,
+        )

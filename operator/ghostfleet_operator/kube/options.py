@@ -1,0 +1,61 @@
+"""What the operator process can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ghostfleet_simulator.config import LogFormat, LogLevel
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorOptions:
+    """Settings of one operator process; `ghostfleet operator` has a flag for each."""
+
+    simulator_image: str
+    """Image of the simulator pods, where a server does not name its own."""
+
+    key_file: Path
+    """File with the secret that admin tokens are derived from: at least 16 bytes, the same at every start."""
+
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to work in; none means all of them."""
+
+    kubeconfig: str | None = None
+    """Kubeconfig to use; without it what kubectl would use, or the service account of the pod."""
+
+    context: str | None = None
+    """Context of the kubeconfig."""
+
+    image_pull_policy: str | None = None
+    """Pull policy of the simulator image, where a server does not say."""
+
+    image_pull_secrets: tuple[str, ...] = ()
+    """Names of pull secrets that every simulator pod gets."""
+
+    health_host: str = "0.0.0.0"  # noqa: S104  (the kubelet and Prometheus come from outside the pod)
+    """Address of `/healthz`, `/readyz` and `/metrics`."""
+
+    health_port: int = 8080
+    """Port of `/healthz`, `/readyz` and `/metrics`."""
+
+    log_level: LogLevel = LogLevel.INFO
+    """Least severity that is logged."""
+
+    log_format: LogFormat = LogFormat.TEXT
+    """How log lines look."""
+
+    workers: int = 16
+    """Servers that are worked on at the same time."""
+
+    writes_per_second: float = 200.0
+    """Writes to the API server per second in the long run."""
+
+    write_burst: int = 400
+    """Writes to the API server at once."""
+
+    observe_seconds: float = 30.0
+    """How often a server's pods are asked what they run."""
+
+    resync_seconds: float = 300.0
+    """How often a server is compared with the API itself, whatever the watches said."""

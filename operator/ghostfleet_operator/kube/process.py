@@ -1,0 +1,208 @@
+"""The operator process: what is put together, in which order it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import kopf
+
+import ghostfleet_simulator
+from ghostfleet_operator.kinds import GROUP, VERSION
+from ghostfleet_operator.kube import watch
+from ghostfleet_operator.kube.client import KubeClient
+from ghostfleet_operator.kube.health import HealthServer
+from ghostfleet_operator.kube.login import Login
+from ghostfleet_operator.kube.metrics import OperatorMetrics
+from ghostfleet_operator.kube.options import OperatorOptions
+from ghostfleet_operator.reconcile.api import OWN, PROFILE, SERVER, Conflict, Key, Kind, KubeError, Retry
+from ghostfleet_operator.reconcile.events import Recorder
+from ghostfleet_operator.reconcile.mapping import Mapper
+from ghostfleet_operator.reconcile.profile import ProfileReconciler
+from ghostfleet_operator.reconcile.server import ServerReconciler, Settings
+from ghostfleet_operator.reconcile.store import Store
+from ghostfleet_operator.rollout import admin_client
+from ghostfleet_operator.workqueue import WorkQueue, WriteBudget
+
+_CRD_WAIT_SECONDS: Final = 2.0
+_STOP_SECONDS: Final = 15.0
+_STUCK_SECONDS: Final = 300.0
+
+log = logging.getLogger("ghostfleet.operator")
+
+
+class OperatorProcess:
+    """One operator in one event loop; `run` it once."""
+
+    def __init__(self, options: OperatorOptions, key: bytes) -> None:
+        self._options = options
+        self._login = Login(options.kubeconfig, options.context)
+        self._rng = random.Random()
+        self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, rng=self._rng)
+        budget = WriteBudget(rate=options.writes_per_second, burst=options.write_burst, clock=time.monotonic)
+        self._api = KubeClient(self._login, budget.take)
+        self._http = admin_client()
+        self._metrics = OperatorMetrics(ghostfleet_simulator.__version__)
+        self._metrics.watch(self._queue, self._api, lambda: self._unready() is None)
+        self._health = HealthServer(self._metrics, self._unhealthy, self._unready)
+        self._store = Store()
+        self._mapper = Mapper(self._store, self._queue.add)
+        servers, profiles = self._reconcilers(key)
+        self._passes: dict[Kind, Callable[[str, str], Awaitable[float | None]]] = {
+            SERVER: servers.reconcile,
+            PROFILE: profiles.reconcile,
+        }
+        self._under_way: dict[Key, float] = {}
+        self._workers: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def run(self) -> int:
+        """Work until a signal comes; the exit code."""
+        registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
+        watch.configure(settings)
+        watch.install(registry, self._mapper)
+        kopf.on.startup(registry=registry, id="start")(self._started)
+        kopf.on.cleanup(registry=registry, id="stop")(self._stopped)
+        kopf.on.login(registry=registry, id="login")(self._logged_in)
+        await self._health.start(self._options.health_host, self._options.health_port)
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=settings,
+                namespaces=self._options.namespaces,
+                clusterwide=not self._options.namespaces,
+                stop_flag=self._stop,
+            )
+        finally:
+            await self._health.stop()
+            await self._http.aclose()
+            await self._api.close()
+        if self._failure:
+            log.error("the work queue ended: %r", self._failure)
+            return 1
+        return 0
+
+    def _reconcilers(self, key: bytes) -> tuple[ServerReconciler, ProfileReconciler]:
+        options = self._options
+        settings = Settings(
+            simulator_image=options.simulator_image,
+            key=key,
+            image_pull_policy=options.image_pull_policy,
+            image_pull_secrets=options.image_pull_secrets,
+            observe_seconds=options.observe_seconds,
+            resync_seconds=options.resync_seconds,
+        )
+        servers = ServerReconciler(
+            api=self._api,
+            store=self._store,
+            client=self._http,
+            settings=settings,
+            recorder=Recorder(self._api, _now, socket.gethostname()),
+            observer=self._metrics,
+            clock=time.monotonic,
+            now=_now,
+            rng=self._rng,
+        )
+        profiles = ProfileReconciler(
+            api=self._api,
+            store=self._store,
+            add=self._queue.add,
+            resync_seconds=options.resync_seconds,
+            clock=time.monotonic,
+            now=_now,
+            rng=self._rng,
+        )
+        return servers, profiles
+
+    async def _logged_in(self, **_: Any) -> kopf.ConnectionInfo:
+        try:
+            return await self._login.for_kopf()
+        except KubeError as error:
+            raise kopf.PermanentError(str(error)) from None
+
+    async def _started(self, **_: Any) -> None:
+        await self._wait_for_kinds()
+        where = ", ".join(self._options.namespaces) or "all namespaces"
+        log.info("version %s works in %s", ghostfleet_simulator.__version__, where)
+        self._workers = asyncio.create_task(self._queue.run(self._work, self._options.workers), name="work queue")
+        self._workers.add_done_callback(self._ended)
+
+    async def _stopped(self, **_: Any) -> None:
+        self._queue.close()
+        if self._workers:
+            await asyncio.wait([self._workers], timeout=_STOP_SECONDS)
+        log.info("stopped")
+
+    def _ended(self, workers: asyncio.Task[None]) -> None:
+        # Only a bug ends the workers before they are told to stop; a process without them must not linger.
+        if not workers.cancelled() and workers.exception():
+            self._failure = workers.exception()
+            self._stop.set()
+
+    async def _wait_for_kinds(self) -> None:
+        """Wait until the API server answers and knows our kinds: kopf looks for them only once."""
+        said = ""
+        while True:
+            try:
+                missing = [kind.name for kind in OWN if not await self._api.serves(kind)]
+                if not missing:
+                    return
+                trouble = f"the API server does not know {' and '.join(missing)} of {GROUP}/{VERSION}; install the CRDs"
+            except KubeError as error:
+                trouble = str(error)
+            if trouble != said:
+                log.warning("waiting: %s", trouble)
+            said = trouble
+            await asyncio.sleep(_CRD_WAIT_SECONDS)
+
+    async def _work(self, key: Key) -> None:
+        """One pass over `key`, and what comes of it."""
+        start = self._under_way[key] = time.monotonic()
+        result = "failed"
+        try:
+            delay = await self._passes[key.kind](key.namespace, key.name)
+        except Retry as error:
+            result = "retry"
+            self._queue.add(key, error.after * self._rng.uniform(1, 1.2))
+        except Conflict as error:
+            result = "conflict"
+            log.debug("%s: changed meanwhile: %s", key, error)
+            self._queue.add(key, self._rng.uniform(0.05, 0.2))
+        except KubeError as error:
+            wait = self._queue.failed(key)
+            self._metrics.failed(key.kind.name, f"status{error.status}" if error.status else "unreachable")
+            log.warning("%s: %s; trying again in %.1f s", key, error, wait)
+        except Exception:  # a bug in one pass must not stop the passes over everything else
+            wait = self._queue.failed(key)
+            self._metrics.failed(key.kind.name, "bug")
+            log.exception("%s: unexpected error; trying again in %.1f s", key, wait)
+        else:
+            result = "done"
+            self._queue.succeeded(key)
+            if delay is not None:
+                self._queue.add(key, delay)
+        finally:
+            del self._under_way[key]
+            self._metrics.passed(key.kind.name, result, time.monotonic() - start)
+
+    def _unready(self) -> str | None:
+        if self._workers is None:
+            return "waiting for the API server and the CRDs"
+        return "stopping" if self._workers.done() else None
+
+    def _unhealthy(self) -> str | None:
+        if self._failure:
+            return f"the work queue ended: {self._failure!r}"
+        longest = max((time.monotonic() - start for start in self._under_way.values()), default=0.0)
+        return f"a pass has been under way for {longest:.0f} s" if longest > _STUCK_SECONDS else None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,62 @@
+"""The watches, by kopf: `on.event` handlers that only note what came and queue who may have to act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import kopf
+
+from ghostfleet_operator.kinds import GROUP
+from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER, SERVER_LABEL
+from ghostfleet_operator.reconcile.api import CHILDREN, OWN, POD, Kind
+from ghostfleet_operator.reconcile.mapping import Mapper
+
+OWNED: Final = f"app.kubernetes.io/managed-by={FIELD_MANAGER},{SERVER_LABEL}"
+"""Label selector of everything the operator makes, pods included."""
+
+_PAGE: Final = 500
+
+
+def install(registry: kopf.OperatorRegistry, mapper: Mapper) -> None:
+    """Watch our kinds, their children and the pods."""
+    for kind in (*OWN, *CHILDREN, POD):
+        kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, id=kind.plural, registry=registry)(
+            _handler(kind, mapper)
+        )
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """kopf without what this operator does not use: no peering, no Events, no finalizers, nothing kept on objects."""
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    # The CRDs are waited for before kopf starts, and namespaces are given by name: nothing is scanned later, so the
+    # operator needs no right to list CRDs or namespaces.
+    settings.scanning.disabled = True
+    settings.persistence.finalizer = f"{GROUP}/unused"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{GROUP}")
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"kopf.{GROUP}")
+    settings.watching.chunk_size = _PAGE
+    settings.watching.connect_timeout = 10
+    settings.watching.client_timeout = 600
+    settings.networking.request_timeout = 60
+    settings.process.ultimate_exiting_timeout = 30
+    for kind in (*CHILDREN, POD):
+        settings.watching.label_selectors[kopf_selector(kind)] = OWNED
+
+
+def kopf_selector(kind: Kind) -> Callable[[Any], bool]:
+    """Matches one kind among the resources that kopf knows."""
+
+    def matches(resource: Any) -> bool:
+        return bool((resource.group, resource.plural) == (kind.group, kind.plural))
+
+    return matches
+
+
+def _handler(kind: Kind, mapper: Mapper) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def handle(event: Any, **_: Any) -> None:
+        obj = {**event["object"], "apiVersion": kind.api_version, "kind": kind.name}
+        mapper.event(obj, deleted=event["type"] == "DELETED")
+
+    return handle

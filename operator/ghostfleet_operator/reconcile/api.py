@@ -1,0 +1,107 @@
+"""What a reconciler needs from Kubernetes, and how its errors are told apart; `kube` implements it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from ghostfleet_operator.kinds import GROUP, VERSION
+
+Object = dict[str, Any]
+"""An object of the API as JSON."""
+
+Objects = list[Object]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of the API: where its objects are found."""
+
+    group: str
+    version: str
+    plural: str
+    name: str
+
+    @property
+    def api_version(self) -> str:
+        """`apps/v1`, or `v1` for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+SERVER: Final = Kind(GROUP, VERSION, "simulatedmodelservers", "SimulatedModelServer")
+PROFILE: Final = Kind(GROUP, VERSION, "latencyprofiles", "LatencyProfile")
+DEPLOYMENT: Final = Kind("apps", "v1", "deployments", "Deployment")
+SERVICE: Final = Kind("", "v1", "services", "Service")
+CONFIG_MAP: Final = Kind("", "v1", "configmaps", "ConfigMap")
+SECRET: Final = Kind("", "v1", "secrets", "Secret")
+POD: Final = Kind("", "v1", "pods", "Pod")
+EVENT: Final = Kind("", "v1", "events", "Event")
+
+OWN: Final = (SERVER, PROFILE)
+CHILDREN: Final = (DEPLOYMENT, SERVICE, CONFIG_MAP)
+"""Kinds of children that are watched. The token's Secret is only ever written: the operator may not read Secrets."""
+
+_BY_TYPE: Final = {(k.api_version, k.name): k for k in (*OWN, *CHILDREN, SECRET, POD, EVENT)}
+
+
+def kind_of(obj: Object) -> Kind:
+    """The kind of an object, by its `apiVersion` and `kind`."""
+    return _BY_TYPE[obj["apiVersion"], obj["kind"]]
+
+
+class KubeError(Exception):
+    """The API could not be asked or said no; `status` is 0 where there was no answer. Worth trying again later."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class Conflict(KubeError):
+    """The object changed meanwhile (409): read it again, then decide again."""
+
+
+class Invalid(KubeError):
+    """The API refuses the object for what it says (400, 403, 422); the same again gets the same answer."""
+
+
+class Retry(KubeError):
+    """The API wants to be asked again in `after` seconds (429, 503 with Retry-After)."""
+
+    def __init__(self, message: str, status: int, after: float) -> None:
+        self.after = after
+        super().__init__(message, status)
+
+
+class KubeApi(Protocol):
+    """Six calls. Every one raises `KubeError` or one of its kinds; none retries by itself."""
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """The object, or None."""
+
+    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Objects:
+        """All objects of a kind in a namespace (None: in all of them) that a label selector matches."""
+
+    async def apply(self, obj: Object) -> Object:
+        """Server-side apply with force; the live object. With `metadata.resourceVersion` only over that version."""
+
+    async def apply_status(self, obj: Object) -> Object:
+        """Server-side apply of the status, under a field manager of its own; the live object."""
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        """Delete the object if it still is the one with `uid`; one that is gone is fine."""
+
+    async def create_event(self, event: Object) -> None:
+        """Write a core/v1 Event, over an earlier one of the same name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the work queue holds: one of our objects, whether or not it still exists."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.name} {self.namespace}/{self.name}"

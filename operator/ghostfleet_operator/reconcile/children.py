@@ -1,0 +1,124 @@
+"""The objects that make up one server: applied where they differ, never taken from anybody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ghostfleet_operator.kinds import GROUP
+from ghostfleet_operator.plan.kubernetes import Child, is_ours
+from ghostfleet_operator.reconcile.api import CHILDREN, CONFIG_MAP, SECRET, Kind, KubeApi, Object, kind_of
+from ghostfleet_operator.reconcile.compare import differences, mark_of, marked, projected
+from ghostfleet_operator.reconcile.store import Reader, Store
+
+_Name = tuple[Kind, str]
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A child's name that is taken; `leftover` where by an earlier server of the same name, which is being deleted."""
+
+    kind: str
+    name: str
+    leftover: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A child that somebody had changed or deleted and that was put right."""
+
+    kind: str
+    name: str
+    what: str
+
+
+@dataclass(slots=True)
+class ChildMemory:
+    """What is remembered of one server's children between passes."""
+
+    applied: set[_Name] = field(default_factory=set)
+    settled: dict[_Name, tuple[str | None, Any]] = field(default_factory=dict)
+    """How the API wrote down a child that it did not take literally (`0.5` CPU became `500m`), by its mark."""
+
+
+class Children:
+    """Applies and prunes the children of servers."""
+
+    def __init__(self, api: KubeApi, store: Store) -> None:
+        self._api = api
+        self._store = store
+
+    async def foreign(self, wanted: list[Child], reader: Reader, uid: str) -> Foreign | None:
+        """The first child whose name belongs to somebody else. The Secret is not asked for: its name has the UID."""
+        for child in wanted:
+            kind, meta = kind_of(child), child["metadata"]
+            if kind == SECRET:
+                continue
+            live = await reader.get(kind, meta["namespace"], meta["name"])
+            if live is not None and not is_ours(live, uid):
+                return Foreign(kind.name, meta["name"], _was_of_a_namesake(live, child))
+        return None
+
+    async def ensure(self, wanted: list[Child], reader: Reader, memory: ChildMemory, *, live: bool) -> list[Correction]:
+        """Apply the children that differ, in their order; the Secret in every live pass, blindly."""
+        corrections = []
+        for child in wanted:
+            if kind_of(child) == SECRET:
+                if live:
+                    await self._api.apply(marked(child))
+            elif correction := await self._ensure(child, reader, memory):
+                corrections.append(correction)
+        return corrections
+
+    async def prune(self, wanted: list[Child], reader: Reader, namespace: str, server: str, uid: str) -> None:
+        """Delete children of ours that are no longer wanted; only what a live pass has just listed."""
+        names = {(kind_of(child), child["metadata"]["name"]) for child in wanted}
+        for kind in CHILDREN:
+            for obj in await reader.of_server(kind, namespace, server):
+                meta = obj["metadata"]
+                if is_ours(obj, uid) and (kind, meta["name"]) not in names and not meta.get("deletionTimestamp"):
+                    await self._api.delete(kind, namespace, meta["name"], meta["uid"])
+
+    async def _ensure(self, child: Child, reader: Reader, memory: ChildMemory) -> Correction | None:
+        kind, meta = kind_of(child), child["metadata"]
+        place, wanted = (kind, meta["name"]), marked(child)
+        mark = mark_of(wanted)
+        live = await reader.get(kind, meta["namespace"], meta["name"])
+        found = projected(live, wanted) if live else None
+        if live and mark_of(live) == mark and (found == wanted or memory.settled.get(place) == (mark, found)):
+            memory.applied.add(place)
+            return None
+        correction = None
+        if live is None and place in memory.applied:
+            correction = Correction(kind.name, meta["name"], "it was deleted")
+        elif live and mark_of(live) == mark:
+            fields = differences(found, wanted)
+            more = f" and {len(fields) - _SHOWN} more" if len(fields) > _SHOWN else ""
+            correction = Correction(kind.name, meta["name"], ", ".join(fields[:_SHOWN]) + more + " had been changed")
+        answer = await self._api.apply(_guarded(wanted, live) if kind == CONFIG_MAP else wanted)
+        self._store.see(answer)
+        memory.applied.add(place)
+        took = projected(answer, wanted)
+        if took != wanted:
+            memory.settled[place] = (mark, took)
+            # What the API never writes down as it was sent is no drift when it is found again after a restart.
+            correction = None if live and took == found else correction
+        return correction
+
+
+def _guarded(wanted: Object, live: Object | None) -> Object:
+    """The ConfigMap over the version that its revision was counted from: two operators cannot give one number twice."""
+    if live is None:
+        return wanted
+    return {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": live["metadata"]["resourceVersion"]}}
+
+
+def _was_of_a_namesake(live: Object, child: Child) -> bool:
+    owner = child["metadata"]["ownerReferences"][0]
+    return any(
+        reference.get("controller")
+        and str(reference.get("apiVersion", "")).startswith(f"{GROUP}/")
+        and (reference.get("kind"), reference.get("name")) == (owner["kind"], owner["name"])
+        for reference in live["metadata"].get("ownerReferences") or ()
+    )

@@ -1,0 +1,122 @@
+"""Kubernetes Events about our objects: transitions only; the same one again counts up instead of making another."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from ghostfleet_operator.kinds.meta import Condition, ConditionStatus, rfc3339
+from ghostfleet_operator.kinds.server import ServerStatus
+from ghostfleet_operator.reconcile.api import EVENT, KubeApi, KubeError, Object
+
+_COMPONENT: Final = "ghostfleet-operator"
+_REMEMBERED: Final = 2000
+_WINDOW: Final = timedelta(minutes=30)
+"""The API server keeps an Event for an hour by default, so one in the window still exists."""
+
+log = logging.getLogger(__name__)
+
+
+class Severity(StrEnum):
+    """The two types of Events."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to tell: `reason` in CamelCase for programs, `message` for people."""
+
+    severity: Severity
+    reason: str
+    message: str
+
+
+def transitions(before: ServerStatus, after: ServerStatus) -> Iterator[Notice]:
+    """What changed in a server's status that deserves an Event, each reason once; pure."""
+    told = set()
+    for condition in after.conditions:
+        old = before.condition(condition.type)
+        is_new = old is None or (old.status, old.reason) != (condition.status, condition.reason)
+        notice = _notice(condition) if is_new else None
+        if notice and notice.reason not in told:
+            told.add(notice.reason)
+            yield notice
+    synced, last = after.profile, before.profile
+    if synced and synced.last_sync_time and (last is None or last.last_sync_time != synced.last_sync_time):
+        revision = synced.desired.revision if synced.desired else 0
+        pods = f"{synced.synced_replicas} Ready pods" if synced.synced_replicas != 1 else "the Ready pod"
+        text = f"revision {revision} runs on {pods} after {synced.last_sync_duration}"
+        yield Notice(Severity.NORMAL, "ProfileSynced", text)
+
+
+def _notice(condition: Condition) -> Notice | None:
+    if condition.type == "Stalled":
+        return Notice(Severity.WARNING, condition.reason, condition.message)
+    if condition.type == "ProfileResolved" and condition.status is ConditionStatus.FALSE:
+        return Notice(Severity.WARNING, f"Profile{condition.reason}", condition.message)
+    if condition.type == "Ready" and condition.status is ConditionStatus.TRUE:
+        return Notice(Severity.NORMAL, "Ready", condition.message)
+    return None
+
+
+@dataclass(slots=True)
+class _Seen:
+    first: datetime
+    last: datetime
+    count: int
+
+
+class Recorder:
+    """Writes Events. An Event that cannot be written is logged and forgotten: it must not fail the work it reports."""
+
+    def __init__(self, api: KubeApi, now: Callable[[], datetime], instance: str) -> None:
+        self._api = api
+        self._now = now
+        self._instance = instance
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+
+    async def emit(self, about: Object, notice: Notice) -> None:
+        """Say that something happened to an object."""
+        meta, now = about["metadata"], self._now()
+        reason, text = notice.reason, notice.message[:1000]
+        name = hashlib.sha256(f"{meta['uid']}\0{reason}\0{text}".encode()).hexdigest()[:16]
+        seen = self._seen.pop(name, None)
+        if seen is None or now - seen.last > _WINDOW:
+            seen = _Seen(first=now, last=now, count=0)
+        seen.last, seen.count = now, seen.count + 1
+        self._seen[name] = seen
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        event = {
+            "apiVersion": EVENT.api_version,
+            "kind": EVENT.name,
+            "metadata": {"name": f"{meta['name'][:200]}.{name}", "namespace": meta["namespace"]},
+            "involvedObject": {
+                "apiVersion": about["apiVersion"],
+                "kind": about["kind"],
+                "name": meta["name"],
+                "namespace": meta["namespace"],
+                "uid": meta["uid"],
+            },
+            "type": notice.severity.value,
+            "reason": reason,
+            "message": text,
+            "source": {"component": _COMPONENT},
+            "reportingComponent": _COMPONENT,
+            "reportingInstance": self._instance,
+            "firstTimestamp": rfc3339(seen.first),
+            "lastTimestamp": rfc3339(seen.last),
+            "count": seen.count,
+        }
+        try:
+            await self._api.create_event(event)
+        except KubeError as error:
+            log.warning("cannot write event %s of %s/%s: %s", reason, meta["namespace"], meta["name"], error)

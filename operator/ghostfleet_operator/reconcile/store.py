@@ -1,0 +1,114 @@
+"""What is known of the cluster without asking: fed by watch events, by live reads and by the answers to writes.
+
+Watches may miss a deletion, so nothing is ever done because of what is *not* in here; see `Reader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ghostfleet_operator.plan.kubernetes import SERVER_LABEL, selector
+from ghostfleet_operator.reconcile.api import OWN, Kind, KubeApi, Object, kind_of
+
+_Place = tuple[Kind, str, str]
+
+
+class Store:
+    """The newest version seen of each object, found by name or by the server it belongs to."""
+
+    def __init__(self) -> None:
+        self._objects: dict[_Place, Object] = {}
+        self._of_server: dict[tuple[str, str], set[_Place]] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def see(self, obj: Object) -> bool:
+        """Take note of an object; False where this version or a newer one is known already."""
+        kind, meta = kind_of(obj), obj["metadata"]
+        place = (kind, meta["namespace"], meta["name"])
+        known = self._objects.get(place)
+        if known and not _newer(meta, known["metadata"]):
+            return False
+        self.forget(*place)
+        # Field ownership is the larger half of many objects, and nothing here reads it.
+        self._objects[place] = {**obj, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
+        if owner := server_of(obj):
+            self._of_server.setdefault((meta["namespace"], owner), set()).add(place)
+        return True
+
+    def forget(self, kind: Kind, namespace: str, name: str, uid: str | None = None) -> None:
+        """Drop an object, if it still is the one with `uid`."""
+        place = (kind, namespace, name)
+        known = self._objects.get(place)
+        if known is None or (uid is not None and known["metadata"]["uid"] != uid):
+            return
+        del self._objects[place]
+        if owner := server_of(known):
+            places = self._of_server[namespace, owner]
+            places.discard(place)
+            if not places:
+                del self._of_server[namespace, owner]
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """The newest version seen."""
+        return self._objects.get((kind, namespace, name))
+
+    def of_server(self, kind: Kind, namespace: str, server: str) -> list[Object]:
+        """Objects of a kind that carry the label of a server, sorted by name."""
+        places = self._of_server.get((namespace, server), ())
+        return [self._objects[p] for p in sorted(places, key=lambda place: place[2]) if p[0] == kind]
+
+    def all(self, kind: Kind, namespace: str | None = None) -> Iterator[Object]:
+        """Objects of a kind, in one namespace or in all."""
+        return (o for (k, n, _), o in list(self._objects.items()) if k == kind and namespace in (None, n))
+
+
+def server_of(obj: Object) -> str | None:
+    """Name of the server that an object belongs to by its label; None for our own kinds."""
+    return (obj["metadata"].get("labels") or {}).get(SERVER_LABEL) if kind_of(obj) not in OWN else None
+
+
+def _newer(meta: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Resource versions of one kind are ordered numbers; another UID is another object, and news."""
+    if meta.get("uid") != known.get("uid"):
+        return True
+    one, other = str(meta.get("resourceVersion")), str(known.get("resourceVersion"))
+    return int(one) > int(other) if one.isdigit() and other.isdigit() else one != other
+
+
+class Reader:
+    """Reads for one pass: from the store or, in a live pass, once from the API, which also mends the store."""
+
+    def __init__(self, api: KubeApi, store: Store, *, live: bool) -> None:
+        self._api = api
+        self._store = store
+        self._live = live
+        self._asked: set[_Place] = set()
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """The object. That it is absent is always asked of the API."""
+        place = (kind, namespace, name)
+        known = self._store.get(*place)
+        if place in self._asked or (known and not self._live):
+            return known
+        found = await self._api.get(*place)
+        self._asked.add(place)
+        if found is None:
+            self._store.forget(*place)
+        else:
+            self._store.see(found)
+        return self._store.get(*place)
+
+    async def of_server(self, kind: Kind, namespace: str, server: str) -> list[Object]:
+        """Objects of a kind that carry the label of a server, sorted by name."""
+        if self._live:
+            found = await self._api.list(kind, namespace, selector(server))
+            here = {obj["metadata"]["name"] for obj in found}
+            for known in self._store.of_server(kind, namespace, server):
+                if known["metadata"]["name"] not in here:
+                    self._store.forget(kind, namespace, known["metadata"]["name"], known["metadata"]["uid"])
+            for obj in found:
+                self._store.see(obj)
+        return self._store.of_server(kind, namespace, server)
