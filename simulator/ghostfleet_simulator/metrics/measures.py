@@ -1,0 +1,45 @@
+"""What the running parts of a server report, whatever an engine calls it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostfleet_simulator.metrics.families import Histogram, Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """The cells of one engine. A dialect makes them, because bucket bounds are part of how an engine reports.
+
+    Histograms of times take whole microseconds of the engine's clock, the others whole tokens or counts.
+    """
+
+    running: Scalar
+    waiting: Scalar
+    waiting_for_capacity: Scalar
+    waiting_deferred: Scalar
+    kv_usage: Scalar
+
+    preemptions: Scalar
+    prompt_tokens: Scalar
+    prompt_tokens_computed: Scalar
+    generation_tokens: Scalar
+    finished: dict[str, Scalar]
+    """Sequences that ended, by finish reason."""
+
+    iteration_tokens: Histogram
+    time_to_first_token: Histogram
+    inter_token_latency: Histogram
+    time_per_output_token: Histogram
+    e2e_latency: Histogram
+    queue_time: Histogram
+    prefill_time: Histogram
+    decode_time: Histogram
+    inference_time: Histogram
+    request_prompt_tokens: Histogram
+    request_generation_tokens: Histogram
+    request_prefill_computed_tokens: Histogram
+    request_most_generation_tokens: Histogram
+    request_n: Histogram
+    request_max_tokens: Histogram
+    request_preemptions: Histogram

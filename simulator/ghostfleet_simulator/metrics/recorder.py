@@ -1,0 +1,176 @@
+"""Where a server reports what happens, and where a scraper reads it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ghostfleet_simulator import __version__
+from ghostfleet_simulator.config import FailureType, ServerConfig
+from ghostfleet_simulator.engine.engine import Step
+from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.metrics.families import Time
+from ghostfleet_simulator.metrics.http import HttpMetrics
+from ghostfleet_simulator.metrics.own import OwnMetrics
+from ghostfleet_simulator.metrics.process import ProcessMetrics
+from ghostfleet_simulator.metrics.render import Exposition
+from ghostfleet_simulator.metrics.requests import RequestLog, RequestRecord
+from ghostfleet_simulator.metrics.vllm import Dialect
+
+
+def _created_wanted() -> bool:
+    """prometheus_client's switch, which vLLM's users know: without it every counter has a `_created` series."""
+    return os.environ.get("PROMETHEUS_DISABLE_CREATED_SERIES", "").lower() not in ("true", "1", "t")
+
+
+class ServerMetrics:
+    """All metrics of one server, and its last requests.
+
+    Times of sequences are microseconds of the engine's clock; `now` is wall time in seconds, for time stamps.
+    """
+
+    def __init__(
+        self, config: ServerConfig, *, engine: int = 0, now: Time = time.time, with_created: bool | None = None
+    ) -> None:
+        dialect = Dialect(config, engine, now)
+        process = ProcessMetrics(now)
+        self.measures = dialect.measures
+        self.http = HttpMetrics(now)
+        self.own = OwnMetrics(__version__, now)
+        self.requests = RequestLog()
+        """The last requests that ended."""
+        self._model = config.model.aliases[0]
+        self._rank = engine
+        self._now = now
+        self._exposition = Exposition(
+            [*process.series, *dialect.series, *self.http.series, *self.own.series],
+            with_created=_created_wanted() if with_created is None else with_created,
+            refresh=process.refresh,
+        )
+
+    # --- the engine ------------------------------------------------------------------------------
+
+    def on_step(self, step: Step, now_us: int, running: int, waiting: int, deferred: int, kv_usage: float) -> None:  # noqa: ARG002 - dialects with throughput gauges need the time
+        """A step was made. `waiting` are the sequences in the queue, `deferred` those set aside for now.
+
+        On the hot path, up to 1,000 times a second: nothing in it is per token.
+        """
+        measures = self.measures
+        measures.running.value = running
+        measures.waiting.value = waiting + deferred
+        measures.waiting_for_capacity.value = waiting
+        measures.waiting_deferred.value = deferred
+        measures.kv_usage.value = kv_usage
+        if step.preempted:
+            measures.preemptions.value += step.preempted
+        tokens = len(step.tokens)
+        if not tokens:
+            return  # vLLM has no iteration statistics without output, a step that only prefills in part included
+        measures.generation_tokens.value += tokens
+        prompt_tokens = step.prompt_tokens
+        if prompt_tokens:
+            measures.prompt_tokens.value += prompt_tokens
+            measures.prompt_tokens_computed.value += prompt_tokens
+        measures.iteration_tokens.observe(prompt_tokens + tokens)
+        observe = measures.inter_token_latency.observe
+        for gap_us, times in step.gaps.items():
+            observe(gap_us, times)
+
+    def on_wake(self, lateness_us: int) -> None:
+        """Tokens came out this long after they had been due."""
+        self.own.lateness.observe(lateness_us)
+
+    # --- sequences and requests ------------------------------------------------------------------
+
+    def on_first_token(self, seq: Sequence, now_us: int) -> None:
+        """A sequence has produced its first token, and it reached the API at `now_us`."""
+        self.measures.time_to_first_token.observe(now_us - seq.arrival_us)
+
+    def on_finished(self, seq: Sequence, now_us: int) -> None:
+        """A sequence ended, and that reached the API at `now_us`.
+
+        An interval whose ends did not both happen, in a sequence that was aborted early, counts as 0.
+        """
+        measures = self.measures
+        counter = measures.finished.get(seq.finish_reason or "abort")
+        if counter is not None:
+            counter.value += 1
+        produced, prompt = seq.produced, len(seq.prompt)
+        decode_us = seq.last_token_us - seq.first_token_us if produced else 0
+        measures.e2e_latency.observe(now_us - seq.arrival_us)
+        measures.queue_time.observe(_between(seq.queued_us, seq.scheduled_us))
+        measures.prefill_time.observe(_between(seq.scheduled_us, seq.first_token_us))
+        measures.decode_time.observe(decode_us)
+        measures.inference_time.observe(_between(seq.scheduled_us, seq.last_token_us))
+        measures.time_per_output_token.observe(decode_us / (produced - 1) if produced > 1 else 0)
+        measures.request_prompt_tokens.observe(prompt)
+        measures.request_prefill_computed_tokens.observe(prompt)
+        measures.request_generation_tokens.observe(produced)
+        measures.request_preemptions.observe(seq.preemptions)
+        if seq.max_tokens:
+            measures.request_max_tokens.observe(seq.max_tokens)
+        self._remember(seq, now_us)
+
+    def on_aborted(self, seq: Sequence, now_us: int) -> None:
+        """The client of a sequence went away. vLLM counts it nowhere; it is among the last requests all the same."""
+        self._remember(seq, now_us)
+
+    def on_prompt_done(self, n: int, most_tokens: int) -> None:
+        """The last of a prompt's `n` answers ended; the longest had `most_tokens` tokens."""
+        self.measures.request_n.observe(n)
+        self.measures.request_most_generation_tokens.observe(most_tokens)
+
+    def on_fault(self, fault: FailureType, request_id: str = "", model: str = "") -> None:
+        """A request was answered with an injected failure."""
+        self.own.faults[fault].value += 1
+        self.requests.add(
+            RequestRecord(request_id, model or self._model, self._now(), rank=self._rank, fault=fault.value)
+        )
+
+    def _remember(self, seq: Sequence, now_us: int) -> None:
+        started, spoken = seq.scheduled_us >= 0, seq.first_token_us >= 0
+        self.requests.add(
+            RequestRecord(
+                id=seq.id,
+                model=self._model,
+                ended_at=self._now(),
+                prompt_tokens=len(seq.prompt),
+                cached_tokens=0,
+                completion_tokens=seq.produced,
+                queue_time=(seq.scheduled_us - seq.queued_us) / 1e6 if started else None,
+                time_to_first_token=(seq.first_token_us - seq.arrival_us) / 1e6 if spoken else None,
+                latency=(now_us - seq.arrival_us) / 1e6,
+                finish_reason=seq.finish_reason,
+                rank=self._rank,
+            )
+        )
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def on_http(
+        self, handler: str, method: str, status: int, request_bytes: int, response_bytes: int, seconds: float
+    ) -> None:
+        """An HTTP response has ended. `handler` is the route's path, `none` for a path that has no route."""
+        self.http.observe(handler, method, status, request_bytes, response_bytes, seconds)
+
+    def set_profile(self, revision: int, live_hash: str) -> None:
+        """A configuration came into force."""
+        self.own.set_profile(revision, live_hash)
+
+    def totals(self) -> dict[str, int]:
+        """Counters since the start: requests by finish reason and with a fault, and tokens."""
+        measures = self.measures
+        totals = {reason: int(counter.value) for reason, counter in measures.finished.items()}
+        totals["fault"] = int(sum(counter.value for counter in self.own.faults.values()))
+        totals["preemptions"] = int(measures.preemptions.value)
+        totals["promptTokens"] = int(measures.prompt_tokens.value)
+        totals["generationTokens"] = int(measures.generation_tokens.value)
+        return totals
+
+    def render(self) -> bytes:
+        """The text exposition; its type is `render.CONTENT_TYPE`."""
+        return self._exposition.render()
+
+
+def _between(begin_us: int, end_us: int) -> int:
+    return end_us - begin_us if begin_us >= 0 and end_us >= 0 else 0
