@@ -1,0 +1,89 @@
+{{- define "ghostfleet.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "ghostfleet.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "ghostfleet.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "ghostfleet.operatorName" -}}
+{{- printf "%s-operator" (include "ghostfleet.fullname" .) }}
+{{- end }}
+
+{{- define "ghostfleet.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "ghostfleet.name" . }}-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "ghostfleet.labels" -}}
+{{ include "ghostfleet.selectorLabels" . }}
+app.kubernetes.io/part-of: ghostfleet
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "ghostfleet.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "ghostfleet.operatorName" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "ghostfleet.keySecretName" -}}
+{{- default (printf "%s-key" (include "ghostfleet.operatorName" .)) .Values.adminKey.existingSecret }}
+{{- end }}
+
+{{- /* An image reference; takes (list root image). */}}
+{{- define "ghostfleet.image" -}}
+{{- $root := index . 0 }}
+{{- $image := index . 1 }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $image.repository $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $image.repository (default $root.Chart.AppVersion $image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- /* What the operator may do in a namespace: exactly the calls it makes. */}}
+{{- define "ghostfleet.operatorRules" -}}
+- apiGroups: [ghostfleet.dev]
+  resources: [simulatedmodelservers, latencyprofiles]
+  verbs: [get, list, watch]
+- apiGroups: [ghostfleet.dev]
+  resources: [simulatedmodelservers/status, latencyprofiles/status]
+  verbs: [patch]
+# An owner reference that blocks the owner's deletion needs this where OwnerReferencesPermissionEnforcement is on.
+- apiGroups: [ghostfleet.dev]
+  resources: [simulatedmodelservers/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [configmaps, services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+# Tokens of the admin API are only ever written.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
