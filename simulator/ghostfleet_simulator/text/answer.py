@@ -67,7 +67,7 @@ class Answer:
         self._make(min(stop, self.length) - 1)
         return self._ids[start:stop]
 
-    def joined(self, start: int, stop: int) -> bytes:
+    def text(self, start: int, stop: int) -> bytes:
         """The fragments from `start` up to, but without, `stop` in one."""
         self._make(min(stop, self.length) - 1)
         return b"".join(self._fragments[start:stop])
