@@ -197,7 +197,9 @@ RATIOS: Final[Mapping[Kind, Sequence[tuple[str, Number]]]] = {
 }
 
 TITLES: Final[Mapping[Kind, str]] = {
-    Kind.PACED: "Paced: {0.ttft_ms:g} ms to the first token, {0.itl_ms:g} ms between {0.max_tokens} tokens a request",
+    Kind.PACED: (
+        "Paced: {0.ttft_ms:g} ms to the first token, {0.itl_ms:g} ms between tokens, {0.max_tokens} tokens a request"
+    ),
     Kind.UNPACED: "Unpaced: as fast as it can, {0.max_tokens} tokens a request",
     Kind.REQUESTS: "Requests: streams of one token, as fast as it can",
 }
