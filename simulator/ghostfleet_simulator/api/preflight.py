@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ghostfleet_simulator.api.errors import ApiError, bad_request, unknown_model, validation_error
 from ghostfleet_simulator.api.messages import conversation
@@ -21,23 +21,10 @@ from ghostfleet_simulator.api.requests import (
     TokenizeChatRequest,
 )
 from ghostfleet_simulator.api.sampling import late_problem, verified
+from ghostfleet_simulator.config import ModelSettings
 from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
-
-
-class Tokenizer(Protocol):
-    """What the API needs of a tokenizer."""
-
-    vocab_size: int
-    max_chars_per_token: int
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
-
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt that a conversation makes."""
+from ghostfleet_simulator.text.chat import ChatError
+from ghostfleet_simulator.text.tokenizer import NotText, Tokenizer
 
 
 def _random_id() -> str:
@@ -52,10 +39,18 @@ class Facts:
     """Names that requests may use; the first one is answered."""
     max_model_len: int
     tokenizer: Tokenizer
+    max_prompt_chars: int
+    """No text of more characters fits into `max_model_len` tokens."""
     ranks: int = 1
     """Data-parallel ranks behind this address."""
     new_id: Callable[[], str] = _random_id
     """Makes the id of a request that brings none: 16 hex digits in vLLM."""
+
+    @classmethod
+    def of(cls, model: ModelSettings, tokenizer: Tokenizer) -> Facts:
+        """The facts of a server of `model`; reads the whole vocabulary once."""
+        longest = max(len(tokenizer.id_to_token(token_id) or "") for token_id in range(tokenizer.vocab_size))
+        return cls(model.aliases, model.max_model_len, tokenizer, model.max_model_len * longest)
 
     def check_model(self, name: str | None) -> None:
         """Raises the 404 of a model that is not served; no name at all means the first."""
@@ -69,8 +64,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
     _refuse_tools(request)
     messages = chat_messages(request, facts)
     limits = _Limits(request, facts, request.max_completion_tokens, request.max_tokens)
-    text = facts.tokenizer.render_chat(messages, add_generation_prompt=request.add_generation_prompt)
-    token_ids = limits.checked_tokens(text)
+    token_ids = limits.checked_tokens(chat_prompt(request, messages, facts))
     role = "assistant" if request.add_generation_prompt or not messages else str(messages[-1]["role"])
     last = messages[-1] if messages else {"role": "", "content": ""}
     request_id = "chatcmpl-" + _base_id(request, facts, headers)
@@ -115,7 +109,7 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
         most = 1 if prompt_only else limits.max_tokens(len(ids))
         prefix = ""
         if request.echo and not request.return_token_ids:
-            prefix = one if isinstance(one, str) else facts.tokenizer.decode(ids)
+            prefix = one if isinstance(one, str) else facts.tokenizer.decode(ids, skip_special_tokens=False)
         sampling = verified(request, most, limits.asked)
         prompts.append(Prompt(id=f"{request_id}-{index}", token_ids=ids, sampling=sampling, prefix=prefix))
     return Work(
@@ -149,15 +143,42 @@ def chat_messages(request: ChatCompletionRequest | TokenizeChatRequest, facts: F
     return conversation(request.messages, facts.aliases[0])
 
 
+def chat_prompt(
+    request: ChatCompletionRequest | TokenizeChatRequest, messages: Sequence[Mapping[str, Any]], facts: Facts
+) -> str:
+    """The prompt that a conversation makes. Raises `ApiError`."""
+    tools = [tool.model_dump(exclude_none=True) for tool in request.tools] if request.tools else None
+    variables = {**(request.chat_template_kwargs or {}), "tools": tools}
+    try:
+        return facts.tokenizer.render_chat(messages, request.add_generation_prompt, variables)
+    except ChatError as error:
+        raise bad_request(str(error)) from None
+
+
+def encoded(text: str, facts: Facts, *, add_special_tokens: bool) -> list[int]:
+    """Tokens of a text. Raises `ApiError` for a string that is no text."""
+    try:
+        return facts.tokenizer.encode(text, add_special_tokens)
+    except NotText as error:
+        raise bad_request(str(error)) from None
+
+
 class _Limits:
     """How long prompts and answers of one request may be (vLLM's `TokenizeParams` and `get_max_tokens`)."""
 
-    def __init__(self, request: GenerationRequest, facts: Facts, first: int | None, second: int | None) -> None:
+    def __init__(
+        self,
+        request: ChatCompletionRequest | CompletionRequest,
+        facts: Facts,
+        first: int | None,
+        second: int | None,
+    ) -> None:
         self.asked = second if first is None else first
         self._keep = request.truncate_prompt_tokens
         self._side = request.truncation_side or "left"
         self._longest = facts.max_model_len
-        self._tokenizer = facts.tokenizer
+        self._facts = facts
+        self._special = request.add_special_tokens
         longest = self._longest
         if self.asked is not None and self.asked > longest:
             name = "max_tokens" if first is None else "max_completion_tokens"
@@ -181,7 +202,7 @@ class _Limits:
         """Tokens of a prompt, cut down where the request says so. Raises `ApiError` where it is too long."""
         longest = self._longest
         if isinstance(prompt, str):
-            chars = longest * self._tokenizer.max_chars_per_token
+            chars = self._facts.max_prompt_chars
             if self._keep is None and len(prompt) > chars:
                 raise validation_error(
                     f"This model's maximum context length is {longest} tokens. However, your prompt contains "
@@ -190,7 +211,7 @@ class _Limits:
                     "input_text",
                     len(prompt),
                 )
-            ids = self._tokenizer.encode(prompt)
+            ids = encoded(prompt, self._facts, add_special_tokens=self._special)
             # vLLM's tokenizer stops one token behind the limit, hence its "at least".
             count = min(len(ids), longest + 1)
         else:

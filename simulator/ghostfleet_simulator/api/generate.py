@@ -1,0 +1,80 @@
+"""The two generation endpoints: a body comes in, is judged, perhaps refused or made to fail, and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from ghostfleet_simulator.api import preflight, schema
+from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.requests import CHAT, COMPLETION, ChatCompletionRequest, CompletionRequest, Parser
+from ghostfleet_simulator.api.routes import ERRORS, body_of, off_loop_if_large
+from ghostfleet_simulator.api.streaming import EventStream
+from ghostfleet_simulator.api.whole import WholeAnswer
+from ghostfleet_simulator.runtime.server import SimulatedServer
+from ghostfleet_simulator.runtime.work import Work
+
+FAULT_HEADER = "x-ghostfleet-fault"
+"""Names the injected failure that an answer is."""
+
+R = TypeVar("R", ChatCompletionRequest, CompletionRequest)
+
+
+def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
+    """The generation routes of `server`."""
+    router = APIRouter()
+
+    async def answer(
+        request: Request, parser: Parser[R], judge: Callable[[R, Facts, Mapping[str, str]], Work]
+    ) -> Response:
+        arrival_us = server.now_us()
+        body = await request.body()
+        parsed = await off_loop_if_large(body, parser.parse, body, request.headers.get("content-type", ""))
+        model = parsed.model or facts.aliases[0]
+        fault = server.faults.decide(model)
+        if fault is not None:
+            server.metrics.on_fault(fault.type, request.headers.get("x-request-id", ""), model)
+            error = ApiError(fault.status, fault.error_type, fault.message, fault.param)
+            return failure(error, {FAULT_HEADER: fault.type.value})
+        work = await off_loop_if_large(body, judge, parsed, facts, request.headers)
+        response = EventStream if work.stream else WholeAnswer
+        return response(server, work, arrival_us, {})
+
+    @router.post(
+        "/v1/chat/completions",
+        response_model=schema.ChatCompletionResponse,
+        responses={**ERRORS, 200: _streamed(schema.ChatCompletionStreamResponse)},
+        openapi_extra=body_of(CHAT),
+    )
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation, whole or as a stream of events."""
+        return await answer(request, CHAT, preflight.chat)
+
+    @router.post(
+        "/v1/completions",
+        response_model=schema.CompletionResponse,
+        responses={**ERRORS, 200: _streamed(schema.CompletionStreamResponse)},
+        openapi_extra=body_of(COMPLETION),
+    )
+    async def completions(request: Request) -> Response:
+        """Continue one or more prompts, whole or as a stream of events."""
+        return await answer(request, COMPLETION, preflight.completion)
+
+    return router
+
+
+def failure(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+    """The response that an error is."""
+    return Response(error.to_json(), error.status, headers, media_type="application/json")
+
+
+def _streamed(chunk: type[BaseModel]) -> dict[str, Any]:
+    return {
+        "model": chunk,
+        "description": "A JSON body with `stream: false`, events that hold JSON chunks with `stream: true`.",
+    }

@@ -1,0 +1,151 @@
+"""Routes beside generation: what is served and how it is, and the tokenizer."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from ghostfleet_simulator.api import schema
+from ghostfleet_simulator.api.preflight import Facts, chat_messages, chat_prompt, encoded
+from ghostfleet_simulator.api.requests import (
+    DETOKENIZE,
+    TOKENIZE,
+    DetokenizeRequest,
+    Parser,
+    TokenizeCompletionRequest,
+    TokenizeRequest,
+)
+from ghostfleet_simulator.config import VLLM_VERSION
+from ghostfleet_simulator.runtime.server import SimulatedServer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+METRICS_CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": schema.ErrorResponse} for status in (400, 404, 500, 501)
+}
+
+_BACKGROUND_BYTES: Final = 64 * 1024
+"""Bodies from this size on are read by a thread, so that the streams of other requests go on meanwhile."""
+
+
+def body_of(parser: Parser[Any]) -> dict[str, Any]:
+    """How the OpenAPI document shows the body that a parser reads."""
+    reference = {"schema": parser.adapter.json_schema(ref_template="#/components/schemas/{model}")}
+    return {"requestBody": {"content": {"application/json": reference}, "required": True}}
+
+
+async def off_loop_if_large(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `work` returns, run in a thread if the body it is about is large."""
+    if len(body) < _BACKGROUND_BYTES:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def information(server: SimulatedServer) -> APIRouter:
+    """Health, version, models and metrics of `server`."""
+    router = APIRouter()
+    model = server.config.model
+
+    router.add_api_route("/health", _health, methods=["GET"], response_class=Response)
+    router.add_api_route("/ping", _health, methods=["GET", "POST"], response_class=Response)
+
+    @router.get("/version")
+    async def version() -> JSONResponse:
+        """Version of vLLM."""
+        return JSONResponse({"version": VLLM_VERSION})
+
+    @router.get("/load")
+    async def load() -> JSONResponse:
+        """Requests in progress; vLLM counts them only with `--enable-server-load-tracking`."""
+        return JSONResponse({"server_load": 0})
+
+    @router.get("/kv_event_sources")
+    async def kv_event_sources() -> JSONResponse:
+        """Where KV events are published, by data-parallel rank."""
+        return JSONResponse({})
+
+    @router.get("/v1/models", response_model=schema.ModelList)
+    async def models() -> JSONResponse:
+        """The names under which the model is served."""
+        now = int(time.time())
+        cards = [
+            schema.ModelCard(
+                id=alias,
+                created=now,
+                root=model.name,
+                max_model_len=model.max_model_len,
+                permission=[schema.ModelPermission(id=f"modelperm-{secrets.token_hex(8)}", created=now)],
+            )
+            for alias in model.aliases
+        ]
+        return JSONResponse(schema.ModelList(data=cards).model_dump())
+
+    @router.get("/metrics/", include_in_schema=False)
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(server.metrics.render(), headers={"content-type": METRICS_CONTENT_TYPE})
+
+    return router
+
+
+async def _health() -> Response:
+    """Whether the engine lives; the body is empty."""
+    return Response()
+
+
+def tokenization(facts: Facts) -> APIRouter:
+    """The routes of a server's tokenizer."""
+    router = APIRouter()
+
+    @router.post("/tokenize", response_model=schema.TokenizeResponse, responses=ERRORS, openapi_extra=body_of(TOKENIZE))
+    async def tokenize(request: Request) -> Response:
+        """Tokens of a text or of a conversation; there is no limit to their number."""
+        body, content_type = await request.body(), request.headers.get("content-type", "")
+
+        def work() -> dict[str, Any]:
+            return _tokenized(TOKENIZE.parse(body, content_type), facts)
+
+        return JSONResponse(await off_loop_if_large(body, work))
+
+    @router.post(
+        "/detokenize", response_model=schema.DetokenizeResponse, responses=ERRORS, openapi_extra=body_of(DETOKENIZE)
+    )
+    async def detokenize(request: Request) -> Response:
+        """Text of tokens."""
+        body, content_type = await request.body(), request.headers.get("content-type", "")
+
+        def work() -> dict[str, Any]:
+            return _detokenized(DETOKENIZE.parse(body, content_type), facts)
+
+        return JSONResponse(await off_loop_if_large(body, work))
+
+    return router
+
+
+def _tokenized(request: TokenizeRequest, facts: Facts) -> dict[str, Any]:
+    facts.check_model(request.model)
+    if isinstance(request, TokenizeCompletionRequest):
+        text = request.prompt
+    else:
+        text = chat_prompt(request, chat_messages(request, facts), facts)
+    tokens = encoded(text, facts, add_special_tokens=request.add_special_tokens)
+    return {
+        "count": len(tokens),
+        "max_model_len": facts.max_model_len,
+        "tokens": tokens,
+        "token_strs": facts.tokenizer.token_strings(tokens) if request.return_token_strs else None,
+    }
+
+
+def _detokenized(request: DetokenizeRequest, facts: Facts) -> dict[str, Any]:
+    facts.check_model(request.model)
+    return {"prompt": facts.tokenizer.decode(request.tokens, skip_special_tokens=False)}
