@@ -177,12 +177,12 @@ def native(binary: Path, command: str, load: Load, cost: float) -> str:
 
 
 def native_shares(text: str, cost: float) -> str:
-    """Tables of `perf report`'s lines `samples; object; symbol`."""
+    """Tables of `perf report`'s lines `samples; object; symbol; ...`."""
     objects: Counter[str] = Counter()
     symbols: Counter[str] = Counter()
     for line in text.splitlines():
         parts = [part.strip() for part in line.split(";")]
-        if len(parts) == 3 and parts[0].isdigit():
+        if len(parts) >= 3 and parts[0].isdigit():
             objects[parts[1]] += int(parts[0])
             symbols[f"{parts[2]} ({parts[1]})"] += int(parts[0])
     total = sum(objects.values())

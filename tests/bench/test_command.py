@@ -162,7 +162,7 @@ def test_the_sampler_finds_where_the_cpu_time_goes(tmp_path: Path) -> None:
 
 def test_samples_of_perf_become_microseconds() -> None:
     """300 of 400 samples of 10 us are 7.5 us; lines that are no samples are passed over."""
-    text = "# header\n 300;[kernel.kallsyms];[k] tcp_sendmsg\n 100;libpython3.11.so;[.] _PyEval\n\n"
+    text = "# header\n 300   ;[kernel.kallsyms]  ;[k] tcp_sendmsg  ;-      -\n 100;libpython3.11.so;[.] _PyEval\n\n"
     table = native_shares(text, 10.0)
     assert "    7.50   75.0%  [k] tcp_sendmsg ([kernel.kallsyms])" in table
     assert "    2.50   25.0%  libpython3.11.so" in table
