@@ -26,6 +26,10 @@ from pydantic_core import PydanticCustomError
 from ghostfleet_simulator.units import Duration, Factor, Probability
 
 
+VLLM_VERSION: Final = "0.33.0"
+"""The version of vLLM whose behaviour a server shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flag:
     """Marks a field that `ghostfleet serve` takes as `--<name>`; a list field takes several values."""

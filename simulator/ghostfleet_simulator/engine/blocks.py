@@ -26,10 +26,8 @@ class BlockPool:
         """Share of the usable blocks that are owned, 0 to 1."""
         return 1 - len(self._free) / self.usable
 
-    def take(self, count: int) -> list[int] | None:
-        """`count` blocks from the head of the free queue, or None (and no change) when there are fewer."""
-        if count > len(self._free):
-            return None
+    def take(self, count: int) -> list[int]:
+        """`count` blocks, at most `free`, from the head of the free queue."""
         popleft = self._free.popleft
         return [popleft() for _ in range(count)]
 

@@ -17,8 +17,8 @@ from ghostfleet_simulator.engine.sequence import Sequence, Status
 class Scheduler:
     """Waiting and running sequences over one block pool.
 
-    Policy: first come, first served. Running sequences go before waiting ones; when blocks run out the sequence that was
-    admitted last is preempted, loses its blocks and recomputes; nobody is admitted in a pass that preempted.
+    Policy: first come, first served. Running sequences go before waiting ones; when blocks run out the sequence that
+    was admitted last is preempted, loses its blocks and recomputes; nobody is admitted in a pass that preempted.
     """
 
     def __init__(self, scheduling: Scheduling, kv_cache: KVCache) -> None:
@@ -90,7 +90,10 @@ class Scheduler:
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             seq = self.waiting[0]
             chunk = min(seq.num_tokens, budget)
-            if self._blocks_for(seq.num_tokens) > self.pool.free or (blocks := self.pool.take(self._blocks_for(chunk))) is None:
+            if (
+                self._blocks_for(seq.num_tokens) > self.pool.free
+                or (blocks := self.pool.take(self._blocks_for(chunk))) is None
+            ):
                 break
             self.waiting.popleft()
             seq.status = Status.RUNNING
@@ -118,9 +121,8 @@ class Scheduler:
         """Give `seq` the blocks for its first `tokens` tokens; yields each sequence preempted for it."""
         need = self._blocks_for(tokens) - len(seq.blocks)
         while need > 0:
-            taken = self.pool.take(need)
-            if taken is not None:
-                seq.blocks.extend(taken)
+            if need <= self.pool.free:
+                seq.blocks.extend(self.pool.take(need))
                 return
             victim = next(reversed(self.running))
             self._preempt(victim)

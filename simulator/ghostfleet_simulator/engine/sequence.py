@@ -10,12 +10,17 @@ from typing import Any, Protocol
 class Answer(Protocol):
     """What will be said, fixed before generation begins, so that the engine only counts."""
 
-    length: int
-    """Tokens of the answer; an end-of-sequence token counts."""
-    finish_reason: str
-    """`stop` or `length`: why the answer ends after `length` tokens."""
-    stop_reason: int | str | None
-    """The stop token that ended it, as vLLM's `stop_reason`."""
+    @property
+    def length(self) -> int:
+        """Tokens of the answer; an end-of-sequence token counts."""
+
+    @property
+    def finish_reason(self) -> str:
+        """`stop` or `length`: why the answer ends after `length` tokens."""
+
+    @property
+    def stop_reason(self) -> int | str | None:
+        """The stop token that ended it, as vLLM's `stop_reason`."""
 
     def token(self, index: int) -> int:
         """Id of the token at `index`, from 0."""
@@ -33,8 +38,9 @@ class Status(Enum):
 class Sequence:
     """One sequence in the engine.
 
-    `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. Times are microseconds of the engine's clock,
-    -1 while they have not happened. `owner` belongs to the caller; the engine never looks at it.
+    `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. Times are
+    microseconds of the engine's clock, -1 while they have not happened. `owner` belongs to the caller; the engine never
+    looks at it.
     """
 
     __slots__ = (
@@ -62,7 +68,14 @@ class Sequence:
     )
 
     def __init__(
-        self, name: str, prompt: List[int], answer: Answer, arrival_us: int, *, max_tokens: int | None = None, owner: Any = None
+        self,
+        name: str,
+        prompt: List[int],
+        answer: Answer,
+        arrival_us: int,
+        *,
+        max_tokens: int | None = None,
+        owner: Any = None,
     ) -> None:
         if not prompt:
             raise ValueError("a sequence needs a prompt of at least one token")

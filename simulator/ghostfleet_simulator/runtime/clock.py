@@ -1,4 +1,4 @@
-"""Clocks. A clock tells the time in whole microseconds and holds one alarm; an engine is driven alike by all of them."""
+"""Clocks: each tells the time in whole microseconds and holds one alarm; an engine is driven alike by all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Clock(Protocol):
 
 
 class VirtualClock:
-    """A clock that stands still until `run` moves it from alarm to alarm, so a run takes no time and repeats exactly."""
+    """A clock that stands still until `run` moves it from alarm to alarm: a run takes no time and repeats exactly."""
 
     def __init__(self, start_us: int = 0) -> None:
         self._now_us = start_us
@@ -64,14 +64,15 @@ class VirtualClock:
 class WallClock:
     """The monotonic clock of the machine, its alarm in an asyncio loop.
 
-    On Linux a timerfd wakes the loop: its resolution is finer than the loop's own timers, which epoll rounds up to whole
-    milliseconds, and it is armed with an absolute time. Elsewhere the loop's timers serve.
+    On Linux a timerfd wakes the loop: it is finer than the loop's own timers, which epoll rounds up to whole
+    milliseconds, and armed with an absolute time. Elsewhere the loop's timers serve.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop or asyncio.get_running_loop()
         self._callback: Callable[[], None] = lambda: None
-        self._timer = _TimerFd(self._loop, self._ring) if sys.platform == "linux" else _LoopTimer(self._loop, self._ring)
+        timer = _TimerFd if sys.platform == "linux" else _LoopTimer
+        self._timer = timer(self._loop, self._ring)
         self._at_us: int | None = None
         self._soon: asyncio.Handle | None = None
 
@@ -129,7 +130,7 @@ _TFD_TIMER_ABSTIME: Final = 1
 
 
 class _Itimerspec(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_long) for name in ("interval_s", "interval_ns", "value_s", "value_ns")]  # noqa: RUF012 - ctypes asks for it
+    _fields_ = [(name, ctypes.c_long) for name in ("interval_s", "interval_ns", "value_s", "value_ns")]
 
 
 class _TimerFd:

@@ -34,6 +34,12 @@ class Observer(Protocol):
     def on_finished(self, seq: Sequence, now_us: int) -> None:
         """A sequence ended."""
 
+    def on_aborted(self, seq: Sequence, now_us: int) -> None:
+        """The client of a sequence went away before it ended."""
+
+    def on_prompt_done(self, n: int, most_tokens: int) -> None:
+        """The last of a prompt's `n` answers ended; the longest had `most_tokens` tokens."""
+
     def on_wake(self, lateness_us: int) -> None:
         """Tokens came out this long after they had been due, the sending of them not included."""
 
@@ -63,7 +69,7 @@ class Driver:
     def abort_all(self) -> None:
         """End every sequence; its output is told that it finished, with finish reason `abort`."""
         for seq in self._engine.sequences:
-            self.abort(seq)
+            self._abort(seq)
             seq.owner.finish()
             self._observer.on_finished(seq, self._clock.now_us())
 
@@ -73,23 +79,33 @@ class Driver:
         self._engine.add(seq, now_us)
         self._soon(now_us)
 
-    def abort(self, seq: Sequence) -> None:
-        """End a sequence without another token; its blocks are free for the pass that follows at once."""
-        self._engine.abort(seq)
-        self._soon(self._clock.now_us())
+    def abandon(self, seq: Sequence) -> None:
+        """End a sequence whose client is gone; nothing if it has ended. vLLM counts no such request as finished."""
+        if seq.finish_reason is None:
+            self._abort(seq)
+            self._observer.on_aborted(seq, self._clock.now_us())
 
     def end(self, seq: Sequence, stop_reason: str) -> None:
         """End a sequence because its text has come to a stop string, which only its output can see.
 
         vLLM 0.33 does so in the API process and then aborts in the engine (v1/engine/output_processor.py).
         """
-        self.abort(seq)
+        self._abort(seq)
         seq.finish_reason, seq.stop_reason = "stop", stop_reason
         self._observer.on_finished(seq, self._clock.now_us())
+
+    def prompt_done(self, n: int, most_tokens: int) -> None:
+        """Said when the last of a prompt's `n` answers has ended; the longest had `most_tokens` tokens."""
+        self._observer.on_prompt_done(n, most_tokens)
 
     def use(self, profile: Profile) -> None:
         """Have the engine take over a profile between two steps."""
         self._engine.use(profile)
+        self._soon(self._clock.now_us())
+
+    def _abort(self, seq: Sequence) -> None:
+        """Take a sequence out of the engine; its blocks are free for the pass that follows at once."""
+        self._engine.abort(seq)
         self._soon(self._clock.now_us())
 
     def _soon(self, now_us: int) -> None:

@@ -8,48 +8,64 @@ from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.driver import Driver
 
 
+class _Answers:
+    """The answers to one prompt, and how many of them have not ended."""
+
+    __slots__ = ("open", "sequences")
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        self.sequences = sequences
+        self.open = len(sequences)
+
+
 class Generation:
     """The sequences of one request; `wait` returns when all of them have ended."""
 
-    __slots__ = ("_driver", "_open", "_waiter", "sequences")
+    __slots__ = ("_driver", "_open", "_siblings", "_waiter", "sequences")
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._open = 0
+        self._siblings: dict[Sequence, _Answers] = {}
         self._waiter: asyncio.Future[None] | None = None
         self.sequences: list[Sequence] = []
         """In the order of the choices."""
 
-    def add(self, seq: Sequence) -> None:
-        """Take in a sequence, before `begin`."""
-        self.sequences.append(seq)
-
-    def begin(self) -> None:
-        """Queue the sequences, all of them before any is admitted."""
+    def begin(self, prompts: list[list[Sequence]]) -> None:
+        """Queue the answers of each prompt, all of them before any is admitted."""
+        for sequences in prompts:
+            self.sequences += sequences
+            self._siblings |= dict.fromkeys(sequences, _Answers(sequences))
         self._open = len(self.sequences)
         for seq in self.sequences:
             self._driver.submit(seq)
 
-    def ended(self) -> None:
-        """Said by an output when its sequence has ended."""
+    def ended(self, seq: Sequence) -> None:
+        """Said by an output when its sequence has ended, before the request as a whole may go on."""
+        answers = self._siblings[seq]
+        answers.open -= 1
+        if answers.open == 0:
+            self._driver.prompt_done(len(answers.sequences), max(answer.produced for answer in answers.sequences))
         self._open -= 1
-        if self._open == 0 and self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._open == 0:
+            self._release()
 
     def stop(self, seq: Sequence, stop_string: str) -> None:
-        """Said by an output that has come to a stop string before the sequence ended of itself."""
+        """Said by an output that has come to a stop string before the sequence ended of itself; `ended` follows."""
         self._driver.end(seq, stop_string)
-        self.ended()
 
-    def abort(self) -> None:
-        """The client is gone: end what still runs, quietly (vLLM counts no such request as finished)."""
+    def abandon(self) -> None:
+        """The client is gone: end what still runs."""
         for seq in self.sequences:
-            self._driver.abort(seq)
+            self._driver.abandon(seq)
+        self._release()
+
+    def _release(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Return when every sequence has ended, or after `abort`."""
+        """Return when every sequence has ended, or after `abandon`."""
         if self._open:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter

@@ -7,29 +7,32 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from ghostfleet_simulator.config import ServerConfig
-from ghostfleet_simulator.document import Document, InForce
+from ghostfleet_simulator.config import VLLM_VERSION, AnswerMode, ServerConfig
+from ghostfleet_simulator.document import Document, InForce, restart_hash
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.faults import FaultInjector
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
-from ghostfleet_simulator.runtime.clock import Clock, WallClock
 from ghostfleet_simulator.problems import InvalidInput
+from ghostfleet_simulator.runtime.clock import Clock, WallClock
 from ghostfleet_simulator.runtime.driver import Driver, Output
 from ghostfleet_simulator.runtime.generation import Generation
-from ghostfleet_simulator.runtime.work import Prompt, Work
-from ghostfleet_simulator.text.answer import answers_for
+from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
+from ghostfleet_simulator.text.answer import Answer, Answers, EchoAnswers, RandomAnswers
+from ghostfleet_simulator.text.detokenize import Detokenizer
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("ghostfleet.server")
+
+_WAYS: Final = {AnswerMode.ECHO: EchoAnswers, AnswerMode.RANDOM: RandomAnswers}
 
 
 class OutputFactory(Protocol):
     """Makes the output of each sequence of a request."""
 
-    def __call__(self, generation: Generation, seq: Sequence, prompt: Prompt, index: int) -> Output:
+    def __call__(self, generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
         """The output of choice `index`, which answers `prompt`."""
 
 
@@ -52,6 +55,8 @@ class SimulatedServer:
         self.config = config
         """The configuration the server was started with; its live part is in `in_force`."""
         self.tokenizer = tokenizer or Tokenizer()
+        self.fingerprint = f"vllm-{VLLM_VERSION}-{restart_hash(config)[-8:]}"
+        """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
         self.metrics = ServerMetrics(config)
         self.faults = FaultInjector(config.seed)
         self.ready = False
@@ -63,6 +68,7 @@ class SimulatedServer:
         self._clock = clock or WallClock()
         self._driver = Driver(self._engine, self._clock, self.metrics)
         self._requests = 0
+        self._ways: dict[AnswerMode, Answers] = {}
         self.in_force = self._first_state(document or Document.of(config))
         self._take_over()
 
@@ -98,7 +104,10 @@ class SimulatedServer:
         config = self.in_force.document.config
         self._driver.use(config.profile)
         self.faults.use(config.failures)
-        self._answers = answers_for(config.answers.mode, self.tokenizer, self.config.seed)
+        mode = config.answers.mode
+        if mode not in self._ways:
+            self._ways[mode] = _WAYS[mode](self.tokenizer, self.config.seed)
+        self._answers = self._ways[mode]
         self.metrics.set_profile(self.in_force.revision, self.in_force.document.hash)
 
     # --- generation ------------------------------------------------------------------------------
@@ -122,18 +131,31 @@ class SimulatedServer:
         """Share of the KV cache in use, 0 to 1."""
         return self._engine.kv_usage
 
+    def detokenizer(self, sampling: Sampling) -> Detokenizer:
+        """What turns the tokens of one answer into text and finds its stop strings."""
+        return Detokenizer(
+            self.tokenizer,
+            sampling.stop,
+            include_stop_str_in_output=sampling.include_stop_str_in_output,
+            min_tokens=sampling.min_tokens,
+            skip_special_tokens=sampling.skip_special_tokens,
+        )
+
     def generate(self, work: Work, arrival_us: int, make_output: OutputFactory) -> Generation:
         """Queue the sequences of a request that arrived at `arrival_us`; their outputs get the tokens as they come."""
         number, self._requests = self._requests, self._requests + 1
         generation = Generation(self._driver)
+        prompts: list[list[Sequence]] = []
         index = 0
         for prompt in work.prompts:
             sampling = prompt.sampling
+            prompts.append([])
             for choice in range(sampling.n):
                 answer = self._answers.answer(
-                    prompt_ids=prompt.token_ids,
-                    echo=prompt.echo,
+                    prompt.token_ids,
+                    prompt.token_ids if prompt.echo is None else prompt.echo,
                     max_tokens=sampling.max_tokens,
+                    max_tokens_given=sampling.requested_max_tokens is not None,
                     min_tokens=sampling.min_tokens,
                     ignore_eos=sampling.ignore_eos,
                     stop_token_ids=sampling.stop_token_ids,
@@ -143,10 +165,10 @@ class SimulatedServer:
                 )
                 name = prompt.id if sampling.n == 1 else f"{choice}_{prompt.id}"
                 seq = Sequence(name, prompt.token_ids, answer, arrival_us, max_tokens=sampling.max_tokens)
-                seq.owner = make_output(generation, seq, prompt, index)
-                generation.add(seq)
+                seq.owner = make_output(generation, seq, answer, prompt, index)
+                prompts[-1].append(seq)
                 index += 1
-        generation.begin()
+        generation.begin(prompts)
         return generation
 
     # --- life ------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Arrival:
+    """A request, and when its client goes away again, if it does."""
+
     at_us: int
     prompt: int
     answer: int
@@ -96,7 +98,9 @@ def check_books(engine: Engine, sequences: list[Sequence]) -> None:
             assert seq not in scheduler.running
             assert not seq.blocks
     assert len(scheduler.running) <= scheduler.max_num_seqs
-    assert engine.waiting == sum(seq.status in (Status.WAITING, Status.PREEMPTED) for seq in sequences if seq.queued_us >= 0)
+    assert engine.waiting == sum(
+        seq.status in (Status.WAITING, Status.PREEMPTED) for seq in sequences if seq.queued_us >= 0
+    )
 
 
 def run(config: ServerConfig, plan: list[Arrival], late_us: int = 0) -> Run:
@@ -139,7 +143,9 @@ LONG = settings(max_examples=1000, deadline=None, suppress_health_check=[HealthC
 
 @LONG
 @given(config=configs, plan=arrivals)
-def test_every_sequence_ends_with_exactly_its_tokens_and_all_blocks_come_back(config: ServerConfig, plan: list[Arrival]) -> None:
+def test_every_sequence_ends_with_exactly_its_tokens_and_all_blocks_come_back(
+    config: ServerConfig, plan: list[Arrival]
+) -> None:
     """No sequence starves, none gets a token too many or too few, and the pool is whole at the end."""
     result = run(config, plan)
     event(f"preempted: {result.preemptions > 0}")

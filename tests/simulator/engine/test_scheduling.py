@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def test_first_token_and_gaps_are_exact_whatever_else_runs() -> None:
     engine.add(sequence("short"), 0)
     times = play(engine)
     for name in ("long", "short"):
-        assert [b - a for a, b in zip(times[name], times[name][1:], strict=False)] == [20_000] * 4
+        assert [b - a for a, b in pairwise(times[name])] == [20_000] * 4
     assert times["long"][0] == 100_000
     # The short one is admitted when the long one's chunks leave budget: 900 tokens take 14 full passes of a tick each.
     assert times["short"][0] == 114_000
@@ -152,7 +153,7 @@ def test_deviations_spread_the_times_within_their_cut() -> None:
     engine = Engine(config({"interTokenLatency": "10ms", "interTokenLatencyStdDev": "3ms", "tick": "10us"}))
     engine.add(sequence("a", answer=800), 0)
     times = play(engine)["a"]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(times)]
     assert 9_700 < sum(gaps) / len(gaps) < 10_300
     assert min(gaps) >= 2_990
     assert max(gaps) <= 17_010

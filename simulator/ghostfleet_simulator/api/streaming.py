@@ -1,0 +1,191 @@
+"""The hot path: tokens to the client, one format and one write each.
+
+A token comes here straight from the driver, in the wake-up it shares with every other token due then. The parts of its
+frame that do not change were encoded when the request began; its text was encoded when the vocabulary was. Where the
+reader is slower than the tokens, its deltas are merged, as vLLM's output collector does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.protocol import Connection, connection_of
+from ghostfleet_simulator.api.responses import DONE, Chunks, chunks_for, escaped
+from ghostfleet_simulator.api.whole import usage_of
+from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.runtime.generation import Generation
+from ghostfleet_simulator.runtime.server import SimulatedServer
+from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
+from ghostfleet_simulator.text.answer import Answer
+from ghostfleet_simulator.text.detokenize import Detokenizer
+
+
+class StreamedChoice:
+    """The output of one choice of a streaming response."""
+
+    __slots__ = (
+        "_answer",
+        "_chunks",
+        "_detokenizer",
+        "_flow",
+        "_generation",
+        "_head",
+        "_opening",
+        "_overhead",
+        "_plain",
+        "_sent",
+        "_seq",
+        "_tail",
+        "_write",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        generation: Generation,
+        seq: Sequence,
+        answer: Answer,
+        chunks: Chunks,
+        opening: Callable[[], bytes],
+        detokenizer: Detokenizer | None,
+        *,
+        plain: bool,
+    ) -> None:
+        """`opening` gives what precedes the first chunk of the whole stream, once; `detokenizer` is there where stop
+        strings are to be found; with `plain` the chunks of tokens differ in nothing but their text.
+        """
+        self._generation = generation
+        self._seq = seq
+        self._answer = answer
+        self._flow = connection.flow
+        self._write = connection.transport.write
+        self._chunks = chunks
+        self._opening = opening
+        self._detokenizer = detokenizer
+        self._plain = plain
+        self._head, self._tail = chunks.head, chunks.tail
+        self._overhead = len(chunks.head) + len(chunks.tail)
+        self._sent = 0
+
+    def token(self) -> None:
+        """Send the token that came, and those held back before it."""
+        if self._flow.write_paused:
+            return
+        sent = self._sent
+        if sent and self._plain and self._seq.produced == sent + 1:
+            self._sent = sent + 1
+            fragment = self._answer.fragment(sent)
+            self._write(b"%x\r\n%b%b%b\r\n" % (self._overhead + len(fragment), self._head, fragment, self._tail))
+        else:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Send all that has been produced since the last chunk, as one chunk."""
+        seq = self._seq
+        if self._sent == seq.produced or seq.finish_reason is not None:
+            return
+        fragment = self._new_text(finished=False)
+        if (stop_string := self._stop_string) is not None:
+            self._generation.stop(seq, stop_string)
+            self._end(fragment)
+        else:
+            self._frame(self._chunks.token(fragment, seq.produced))
+
+    def finish(self) -> None:
+        """Send the chunk that ends the choice; it carries the text of the last token."""
+        fragment = self._new_text(finished=True)
+        if (stop_string := self._stop_string) is not None:
+            self._seq.finish_reason, self._seq.stop_reason = "stop", stop_string
+        self._end(fragment)
+
+    def _end(self, fragment: bytes) -> None:
+        seq = self._seq
+        self._frame(self._chunks.finish(fragment, seq.finish_reason or "stop", seq.stop_reason, seq.produced))
+        self._generation.ended(seq)
+
+    @property
+    def _stop_string(self) -> str | None:
+        return self._detokenizer.stop_string if self._detokenizer else None
+
+    def _new_text(self, *, finished: bool) -> bytes:
+        """The text not sent so far, as the inside of a JSON string."""
+        start, self._sent = self._sent, self._seq.produced
+        if self._detokenizer is None:
+            text = self._answer.text(start, self._sent)
+        else:
+            ids = self._answer.token_ids(start, self._sent)
+            by_token = finished and self._seq.finish_reason == "stop"
+            text = escaped(self._detokenizer.feed(ids, finished=finished, stop_token=by_token))
+        return text if start else self._chunks.prefix + text
+
+    def _frame(self, body: bytes) -> None:
+        body = self._opening() + body
+        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+
+
+class EventStream(Response):
+    """The streaming response to one request: headers at once, then a frame per token, `[DONE]` at the end."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, server: SimulatedServer, work: Work, arrival_us: int, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=headers)
+        del self.headers["content-length"]  # the body is chunked
+        self._server, self._work, self._arrival_us = server, work, arrival_us
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an ASGI application
+        """Send the response; a client that goes away has its sequences aborted at once."""
+        connection = connection_of(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if self._work.rejection is not None:
+            await send({"type": "http.response.body", "body": self._rejected(self._work.rejection) + DONE})
+            return
+        chunks: list[Chunks] = []
+        choices: list[StreamedChoice] = []
+        created = int(time.time())
+
+        def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> StreamedChoice:
+            chunk = chunks_for(self._work, prompt, index, created, self._server.fingerprint)
+            stops = self._server.detokenizer(prompt.sampling) if prompt.sampling.stop else None
+            plain = stops is None and not self._work.continuous_usage
+            choice = StreamedChoice(connection, generation, seq, answer, chunk, opening, stops, plain=plain)
+            chunks.append(chunk)
+            choices.append(choice)
+            return choice
+
+        opened = False
+
+        def opening() -> bytes:
+            # vLLM opens all choices when the first token of any of them is there (chat_completion/serving.py).
+            nonlocal opened
+            if opened:
+                return b""
+            opened = True
+            return b"".join(chunk.opening() for chunk in chunks)
+
+        def catch_up() -> None:
+            for choice in choices:
+                choice.catch_up()
+
+        generation = self._server.generate(self._work, self._arrival_us, output)
+        connection.on_lost, connection.on_writable = generation.abandon, catch_up
+        try:
+            await generation.wait()
+        except asyncio.CancelledError:
+            generation.abandon()
+            raise
+        finally:
+            connection.on_lost = connection.on_writable = None
+        end = chunks[0].usage(usage_of(self._work, generation)) + DONE if self._work.include_usage else DONE
+        await send({"type": "http.response.body", "body": end})
+
+    def _rejected(self, error: Exception) -> bytes:
+        if not isinstance(error, ApiError):
+            raise error
+        return error.chat_frame() if self._work.kind is Kind.CHAT else error.completion_frame()

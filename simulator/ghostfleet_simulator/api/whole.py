@@ -1,0 +1,118 @@
+"""Answers that are sent in one piece."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ghostfleet_simulator.api.protocol import connection_of
+from ghostfleet_simulator.api.responses import Choice, Usage, body_of
+from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.runtime.generation import Generation
+from ghostfleet_simulator.runtime.server import SimulatedServer
+from ghostfleet_simulator.runtime.work import Prompt, Work
+from ghostfleet_simulator.text.answer import Answer
+from ghostfleet_simulator.text.detokenize import Detokenizer
+
+
+class CollectedChoice:
+    """The output of one choice of a response in one piece.
+
+    Its text is made when the sequence has ended, unless stop strings have to be looked for at every token.
+    """
+
+    __slots__ = ("_answer", "_detokenizer", "_generation", "_read", "_seq", "_watch", "text")
+
+    def __init__(
+        self, generation: Generation, seq: Sequence, answer: Answer, detokenizer: Detokenizer, *, watch: bool
+    ) -> None:
+        self._generation = generation
+        self._seq = seq
+        self._answer = answer
+        self._detokenizer = detokenizer
+        self._watch = watch
+        self._read = 0
+        self.text = ""
+
+    def token(self) -> None:
+        """Look for a stop string in the text with the new token."""
+        if self._watch and (stop_string := self._feed(finished=False)) is not None:
+            self._generation.stop(self._seq, stop_string)
+            self._generation.ended(self._seq)
+
+    def finish(self) -> None:
+        """Complete the text."""
+        if (stop_string := self._feed(finished=True)) is not None:
+            self._seq.finish_reason, self._seq.stop_reason = "stop", stop_string
+        self._generation.ended(self._seq)
+
+    def _feed(self, *, finished: bool) -> str | None:
+        start, self._read = self._read, self._seq.produced
+        ids = self._answer.token_ids(start, self._read)
+        by_token = finished and self._seq.finish_reason == "stop"
+        self.text += self._detokenizer.feed(ids, finished=finished, stop_token=by_token)
+        return self._detokenizer.stop_string
+
+
+class WholeAnswer(Response):
+    """The response to one request that does not stream: begun when all of its sequences have ended."""
+
+    media_type = "application/json"
+
+    def __init__(self, server: SimulatedServer, work: Work, arrival_us: int, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=headers)
+        self._server, self._work, self._arrival_us = server, work, arrival_us
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response; nothing is sent to a client that has gone away, whose sequences are aborted at once."""
+        work, connection = self._work, connection_of(scope)
+        choices: list[CollectedChoice] = []
+
+        def output(
+            generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, _index: int
+        ) -> CollectedChoice:
+            sampling = prompt.sampling
+            detokenizer = self._server.detokenizer(sampling)
+            choice = CollectedChoice(generation, seq, answer, detokenizer, watch=bool(sampling.stop))
+            choices.append(choice)
+            return choice
+
+        if work.rejection is not None:
+            raise work.rejection
+        generation = self._server.generate(work, self._arrival_us, output)
+        connection.on_lost = generation.abandon
+        try:
+            await generation.wait()
+        except asyncio.CancelledError:
+            generation.abandon()
+            raise
+        finally:
+            connection.on_lost = None
+        prefixes = [prompt.prefix for prompt in work.prompts for _ in range(prompt.sampling.n)]
+        self.body = body_of(
+            work,
+            [
+                Choice(
+                    index,
+                    prefix + ("" if work.prompt_only else choice.text),
+                    seq.finish_reason or "abort",
+                    seq.stop_reason,
+                )
+                for index, (prefix, choice, seq) in enumerate(zip(prefixes, choices, generation.sequences, strict=True))
+            ],
+            usage_of(work, generation),
+            int(time.time()),
+            self._server.fingerprint,
+        )
+        self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def usage_of(work: Work, generation: Generation) -> Usage:
+    """Tokens of all prompts, each once however many answers it has, and of all answers."""
+    prompts = sum(len(prompt.token_ids) for prompt in work.prompts)
+    return Usage(prompts, sum(seq.produced for seq in generation.sequences))
