@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -73,7 +74,7 @@ def _archive(image: str, folder: Path) -> Path:
     """The archive that IMAGE is, or one made in `folder` of the image of that name."""
     if Path(image).is_file():
         return Path(image)
-    archive = folder / f"{image.replace('/', '_')}.tar"
+    archive = folder / f"{re.sub('[^a-z0-9.-]', '_', image)}.tar"
     builder.choose().save(image, archive)
     return archive
 
