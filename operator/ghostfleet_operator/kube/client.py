@@ -125,7 +125,8 @@ class KubeClient:
             self.requests[key] = self.requests.get(key, 0) + 1
         if status < HTTPStatus.BAD_REQUEST:
             return answer
-        raise _error(status, str(answer.get("message") or f"HTTP {status}"), retry_after)
+        place = path.removeprefix(_root(kind))
+        raise _error(status, f"{verb or method} {place}: {answer.get('message') or f'HTTP {status}'}", retry_after)
 
     async def _request(
         self, method: str, path: str, query: Mapping[str, str] | None, body: Object | None
@@ -133,7 +134,7 @@ class KubeClient:
         """Status, body and Retry-After of one request; logs in afresh and tries again where the login expired."""
         for attempt in (1, 2):
             client = await self._connected()
-            headers = {"accept": "application/json", "content-type": _content_type(method)}
+            headers = {"Accept": "application/json", "Content-Type": _content_type(method)}
             await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
             url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
             try:

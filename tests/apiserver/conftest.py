@@ -1,0 +1,128 @@
+"""The session's API server with our CRDs, and an operator process that works on all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.apiserver import control_plane
+from tests.apiserver.cluster import CRD, Cluster, condition, eventually
+from tests.apiserver.control_plane import ControlPlane, Unavailable
+
+CRDS = Path(__file__).parents[2] / "crds"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("apiserver")
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with contextlib.ExitStack() as stack:
+        try:
+            started = stack.enter_context(control_plane.running(tmp_path_factory.mktemp("control-plane")))
+        except Unavailable as error:
+            if os.environ.get("GHOSTFLEET_CI") == "1":
+                pytest.fail(f"the API-server tier must run in CI: {error}", pytrace=False)
+            pytest.skip(str(error).splitlines()[0])
+        yield started
+
+
+@pytest.fixture(scope="session")
+def cluster(plane: ControlPlane) -> Iterator[Cluster]:
+    """The cluster with the CRDs that are in the repository."""
+    with plane.client() as client:
+        made = Cluster(client)
+        for file in sorted(CRDS.glob("*.yaml")):
+            made.create(yaml.safe_load(file.read_text()))
+        for file in sorted(CRDS.glob("*.yaml")):
+            name = yaml.safe_load(file.read_text())["metadata"]["name"]
+            eventually(lambda name=name: _established(made, name))
+        yield made
+
+
+def _established(cluster: Cluster, name: str) -> bool:
+    found = cluster.must_get(CRD, None, name)
+    assert condition(found, "Established").get("status") == "True"
+    return True
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A running operator process."""
+
+    metrics_url: str
+    log: Path
+
+    def metric(self, line: str) -> float:
+        """Value of the series whose name and labels begin with `line`, summed up."""
+        text = httpx.get(f"{self.metrics_url}/metrics", trust_env=False).text
+        return sum(float(row.rpartition(" ")[2]) for row in text.splitlines() if row.startswith(line))
+
+
+StartOperator = Callable[..., "contextlib.AbstractContextManager[Operator]"]
+
+
+@pytest.fixture(scope="session")
+def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> StartOperator:
+    """Starts the operator as a process, as it is installed, until the block ends."""
+
+    @contextlib.contextmanager
+    def start(*arguments: str) -> Iterator[Operator]:
+        folder = tmp_path_factory.mktemp("operator")
+        key = folder.parent / "key"
+        if not key.exists():
+            key.write_text(secrets.token_hex(32))
+        (port,) = control_plane.free_ports(1)
+        command = [sys.executable, "-m", "ghostfleet_operator.cli.main", "operator"]
+        command += ["--kubeconfig", str(plane.kubeconfig), "--key-file", str(key), "--simulator-image", "sim:1"]
+        command += ["--health-host", "127.0.0.1", "--health-port", str(port), *arguments]
+        log = folder / "operator.log"
+        with control_plane.process(command, log) as child:
+            operator = Operator(f"http://127.0.0.1:{port}", log)
+
+            def is_ready() -> bool:
+                assert child.poll() is None, log.read_text()
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(f"{operator.metrics_url}/readyz", trust_env=False).status_code == 200:
+                        return True
+                raise AssertionError(log.read_text())
+
+            eventually(is_ready, within=30)
+            yield operator
+        text = log.read_text()
+        assert "Traceback" not in text, text
+        assert "unexpected error" not in text, text
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def operator(start_operator: StartOperator) -> Iterator[Operator]:
+    """The operator that works on every namespace of the session, looking at pods every second."""
+    with start_operator("--observe-seconds", "1", "--resync-seconds", "3") as started:
+        yield started
+
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> str:
+    """A namespace of the test's own."""
+    name = f"test-{next(_NUMBERS)}"
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    return name
