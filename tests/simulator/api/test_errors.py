@@ -8,7 +8,14 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import TypeAdapter, ValidationError
 
-from ghostfleet_simulator.api.errors import ApiError, internal_error, sanitized, unavailable, unknown_model, validation_error
+from ghostfleet_simulator.api.errors import (
+    ApiError,
+    internal_error,
+    sanitized,
+    unavailable,
+    unknown_model,
+    validation_error,
+)
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, Parser
 
 JSON = "application/json"
@@ -36,7 +43,10 @@ def test_an_error_is_one_object_of_four_fields_without_spaces() -> None:
 def test_frames_of_the_two_protocols_differ_as_in_vllm() -> None:
     """In a stream a chat's error is compact, a completion's has spaces and is ASCII."""
     error = ApiError(400, "BadRequestError", "é")
-    assert error.chat_frame() == 'data: {"error":{"message":"é","type":"BadRequestError","param":null,"code":400}}\n\n'.encode()
+    assert (
+        error.chat_frame()
+        == 'data: {"error":{"message":"é","type":"BadRequestError","param":null,"code":400}}\n\n'.encode()
+    )
     assert error.completion_frame() == (
         b'data: {"error": {"message": "\\u00e9", "type": "BadRequestError", "param": null, "code": 400}}\n\n'
     )
@@ -58,7 +68,12 @@ def test_validation_errors_name_parameter_and_value(error: ApiError, message: st
 
 def test_errors_of_the_server_itself() -> None:
     """An overload carries the phrase of its status, a fault of the server a fixed type."""
-    assert unavailable("busy").body()["error"] == {"message": "busy", "type": "Service Unavailable", "param": None, "code": 503}
+    assert unavailable("busy").body()["error"] == {
+        "message": "busy",
+        "type": "Service Unavailable",
+        "param": None,
+        "code": 503,
+    }
     assert internal_error().body()["error"]["type"] == "InternalServerError"
 
 
@@ -73,14 +88,18 @@ def test_messages_leak_no_addresses_and_no_paths() -> None:
     [
         (
             b"{",
-            "1 validation error:\n  {'type': 'json_invalid', 'loc': 'body.1', 'msg': 'JSON decode error', "
-            "'input': '<dict of 0 items>', 'ctx': {'error': 'Expecting property name enclosed in double quotes'}}",
+            (
+                "1 validation error:\n  {'type': 'json_invalid', 'loc': 'body.1', 'msg': 'JSON decode error', "
+                "'input': '<dict of 0 items>', 'ctx': {'error': 'Expecting property name enclosed in double quotes'}}"
+            ),
             "body.1",
         ),
         (
             b"{}",
-            "1 validation error:\n  {'type': 'missing', 'loc': 'body.messages', 'msg': 'Field required', "
-            "'input': '<dict of 0 items>'}",
+            (
+                "1 validation error:\n  {'type': 'missing', 'loc': 'body.messages', 'msg': 'Field required', "
+                "'input': '<dict of 0 items>'}"
+            ),
             "body.messages",
         ),
         (
@@ -90,35 +109,53 @@ def test_messages_leak_no_addresses_and_no_paths() -> None:
         ),
         (
             b"[]",
-            "1 validation error:\n  {'type': 'model_attributes_type', 'loc': 'body', 'msg': 'Input should be a valid "
-            "dictionary or object to extract fields from', 'input': '<list of 0 items>'}",
+            (
+                "1 validation error:\n  {'type': 'model_attributes_type', 'loc': 'body', 'msg': 'Input should be "
+                "a valid "
+                "dictionary or object to extract fields from', 'input': '<list of 0 items>'}"
+            ),
             "body",
         ),
         (
             b'{"messages": "hi"}',
-            "1 validation error:\n  {'type': 'list_type', 'loc': 'body.messages', 'msg': 'Input should be a valid list', "
-            "'input': 'hi'}",
+            (
+                "1 validation error:\n  {'type': 'list_type', 'loc': 'body.messages', 'msg': 'Input should be a "
+                "valid list', "
+                "'input': 'hi'}"
+            ),
             "body.messages",
         ),
         (
             b'{"messages": [], "max_tokens": "many", "n": 1.5}',
-            "2 validation errors:\n  {'type': 'int_parsing', 'loc': 'body.max_tokens', 'msg': 'Input should be a valid "
-            "integer, unable to parse string as an integer', 'input': 'many'}\n  {'type': 'int_from_float', 'loc': "
-            "'body.n', 'msg': 'Input should be a valid integer, got a number with a fractional part', 'input': '1.5'}",
+            (
+                "2 validation errors:\n  {'type': 'int_parsing', 'loc': 'body.max_tokens', 'msg': 'Input should "
+                "be a valid "
+                "integer, unable to parse string as an integer', 'input': 'many'}\n  {'type': 'int_from_float', 'loc': "
+                "'body.n', 'msg': 'Input should be a valid integer, got a number with a fractional part', "
+                "'input': '1.5'}"
+            ),
             "body.max_tokens",
         ),
         (
             b'{"messages": [], "stop": ["a", "b", "c", "d", "e"]}',
-            "2 validation errors:\n  {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a valid string', "
-            "'input': '<list of 5 items>'}\n  {'type': 'too_long', 'loc': 'body.stop', 'msg': 'List should have at most 4 "
-            "items after validation, not 5', 'input': '<list of 5 items>', 'ctx': {'field_type': 'List', 'max_length': 4, "
-            "'actual_length': 5}}",
+            (
+                "2 validation errors:\n  {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a valid "
+                "string', "
+                "'input': '<list of 5 items>'}\n  {'type': 'too_long', 'loc': 'body.stop', 'msg': 'List should have "
+                "at most 4 "
+                "items after validation, not 5', 'input': '<list of 5 items>', 'ctx': {'field_type': 'List', "
+                "'max_length': 4, "
+                "'actual_length': 5}}"
+            ),
             "body.stop",
         ),
         (
             b'{"messages": [], "seed": 1180591620717411303424}',
-            "1 validation error:\n  {'type': 'less_than_equal', 'loc': 'body.seed', 'msg': 'Input should be less than or "
-            "equal to 9223372036854775807', 'input': '1180591620717411303424', 'ctx': {'le': 9223372036854775807}}",
+            (
+                "1 validation error:\n  {'type': 'less_than_equal', 'loc': 'body.seed', 'msg': 'Input should be less "
+                "than or "
+                "equal to 9223372036854775807', 'input': '1180591620717411303424', 'ctx': {'le': 9223372036854775807}}"
+            ),
             "body.seed",
         ),
     ],
@@ -178,7 +215,9 @@ def test_messages_are_judged_as_the_openai_types_judge_them(message: object) -> 
         assert isinstance(message.get("role"), str)
 
 
-@pytest.mark.parametrize("content_type", ["", "text/plain", "application/json-seq", "multipart/form-data", "application/x+json"])
+@pytest.mark.parametrize(
+    "content_type", ["", "text/plain", "application/json-seq", "multipart/form-data", "application/x+json"]
+)
 def test_only_json_is_taken(content_type: str) -> None:
     """A body that is not declared as JSON is refused before it is looked at."""
     error = refusal(CHAT, chat(), content_type)
@@ -230,20 +269,34 @@ CROSS_FIELD = [
         "`top_logprobs` must be a positive value or -1. (parameter=top_logprobs, value=-2)",
         "top_logprobs",
     ),
-    (CHAT, chat(top_logprobs="3"), "`top_logprobs` must be an integer. (parameter=top_logprobs, value=3)", "top_logprobs"),
+    (
+        CHAT,
+        chat(top_logprobs="3"),
+        "`top_logprobs` must be an integer. (parameter=top_logprobs, value=3)",
+        "top_logprobs",
+    ),
     (
         CHAT,
         chat(tools=[]),
-        "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely. "
-        "(parameter=tools)",
+        (
+            "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely. "
+            "(parameter=tools)"
+        ),
         "tools",
     ),
-    (CHAT, chat(tool_choice="auto"), "When using `tool_choice`, `tools` must be set. (parameter=tool_choice)", "tool_choice"),
+    (
+        CHAT,
+        chat(tool_choice="auto"),
+        "When using `tool_choice`, `tools` must be set. (parameter=tool_choice)",
+        "tool_choice",
+    ),
     (
         CHAT,
         chat(tool_choice="any", tools=[{"function": {"name": "f"}}]),
-        'Invalid value for `tool_choice`: any! Only named tools, "none", "auto" or "required" are supported. '
-        "(parameter=tool_choice)",
+        (
+            'Invalid value for `tool_choice`: any! Only named tools, "none", "auto" or "required" are supported. '
+            "(parameter=tool_choice)"
+        ),
         "tool_choice",
     ),
     (
@@ -261,21 +314,28 @@ CROSS_FIELD = [
     (
         CHAT,
         chat(response_format={"type": "json_schema"}),
-        "When response_format type is 'json_schema', the 'json_schema' field must be provided. (parameter=response_format)",
+        (
+            "When response_format type is 'json_schema', the 'json_schema' field must be provided. "
+            "(parameter=response_format)"
+        ),
         "response_format",
     ),
     (
         CHAT,
         chat(cache_salt="a@b"),
-        "Parameter 'cache_salt' must be at most 128 characters and must not contain '@', '/', '\\\\', or NUL. "
-        "(parameter=cache_salt)",
+        (
+            "Parameter 'cache_salt' must be at most 128 characters and must not contain '@', '/', '\\\\', or NUL. "
+            "(parameter=cache_salt)"
+        ),
         "cache_salt",
     ),
     (
         CHAT,
         chat(thinking_token_budget=-2),
-        "`thinking_token_budget` must be a non-negative integer or -1 for unlimited. "
-        "(parameter=thinking_token_budget, value=-2)",
+        (
+            "`thinking_token_budget` must be a non-negative integer or -1 for unlimited. "
+            "(parameter=thinking_token_budget, value=-2)"
+        ),
         "thinking_token_budget",
     ),
     (
@@ -296,8 +356,10 @@ CROSS_FIELD = [
     (
         COMPLETION,
         {"prompt": ["x"] * 1025},
-        "prompt list length 1025 exceeds the maximum allowed count of 1024. To increase this limit, set the "
-        "VLLM_MAX_COMPLETION_PROMPTS environment variable. (parameter=prompt)",
+        (
+            "prompt list length 1025 exceeds the maximum allowed count of 1024. To increase this limit, set the "
+            "VLLM_MAX_COMPLETION_PROMPTS environment variable. (parameter=prompt)"
+        ),
         "prompt",
     ),
     (
@@ -318,7 +380,9 @@ def test_rules_that_span_fields(parser: Parser[object], body: object, message: s
 
 def test_stream_options_are_judged_before_a_missing_field() -> None:
     """vLLM's validators run before the fields', so the first complaint is theirs."""
-    assert refusal(CHAT, {"messages": [], "stream_options": {"include_usage": True}, "n": "x"}).param == "stream_options"
+    assert (
+        refusal(CHAT, {"messages": [], "stream_options": {"include_usage": True}, "n": "x"}).param == "stream_options"
+    )
 
 
 def test_null_max_tokens_of_a_completion_is_its_default() -> None:
@@ -333,7 +397,8 @@ def test_tokenize_takes_a_text_or_a_conversation() -> None:
     assert TOKENIZE.parse(json.dumps(chat()).encode(), JSON).add_special_tokens is False
     error = refusal(TOKENIZE, {"model": "m"})
     assert error.message == (
-        "2 validation errors:\n  {'type': 'missing', 'loc': 'body.prompt', 'msg': 'Field required', 'input': '<dict of 1 "
+        "2 validation errors:\n  {'type': 'missing', 'loc': 'body.prompt', 'msg': 'Field required', 'input': "
+        "'<dict of 1 "
         "items>'}\n  {'type': 'missing', 'loc': 'body.messages', 'msg': 'Field required', 'input': '<dict of 1 items>'}"
     )
     assert error.param == "body.prompt"
