@@ -1,0 +1,66 @@
+"""A server and the profiles around it give one configuration, or the reason why not."""
+
+from __future__ import annotations
+
+import pytest
+from tests.operator.objects import raw_profile, resolved, server
+
+from ghostfleet_operator.kinds import LatencyProfile, parse_profile
+from ghostfleet_operator.resolve import ADMIN_PORT, PORT, ProfileSource, Reason, Unresolved, resolve
+from ghostfleet_simulator.problems import InvalidInput, Problem
+
+
+def test_an_inline_profile_needs_no_lookup() -> None:
+    def never(kind: str, name: str) -> None:
+        raise AssertionError(f"looked up {kind} {name}")
+
+    found = resolve(server(), never)
+    assert found.config.profile.simple.time_to_first_token.ns == 200_000_000
+    assert found.source == ProfileSource("Inline", "alpha", 3)
+
+
+def test_a_referenced_profile_is_looked_up_by_kind_and_name() -> None:
+    asked = []
+
+    def find(kind: str, name: str) -> LatencyProfile:
+        asked.append((kind, name))
+        return parse_profile(raw_profile(name, generation=9, timeToFirstToken="50ms"))
+
+    found = resolve(server(profileRef={"name": "mid-size"}), find)
+    assert asked == [("LatencyProfile", "mid-size")]
+    assert found.config.profile.simple.time_to_first_token.ns == 50_000_000
+    assert found.source == ProfileSource("LatencyProfile", "mid-size", 9)
+
+
+def test_every_block_of_the_server_reaches_the_configuration() -> None:
+    config = resolved(
+        model={"name": "m", "servedNames": ["x"], "maxModelLen": 4096},
+        scheduling={"maxNumSeqs": 3},
+        kvCache={"blockSize": 32, "blocks": 500},
+        answers={"mode": "Echo"},
+        failures=[{"type": "RateLimit", "probability": "0.5"}],
+        seed=11,
+    ).config
+    assert config.model.aliases == ("x",)
+    assert (config.scheduling.max_num_seqs, config.kv_cache.block_size, config.seed) == (3, 32, 11)
+    assert (config.answers.mode.value, config.failures[0].type.value) == ("Echo", "RateLimit")
+
+
+def test_a_configuration_listens_as_a_pod_does() -> None:
+    listen = resolved().config.listen
+    assert (listen.host, listen.port, listen.admin_port) == ("", PORT, ADMIN_PORT) == ("", 8000, 9101)
+
+
+def test_a_profile_that_is_not_there_is_named_with_its_place() -> None:
+    with pytest.raises(Unresolved) as caught:
+        resolve(server(profileRef={"name": "gone"}), lambda _kind, _name: None)
+    assert caught.value.reason is Reason.NOT_FOUND
+    assert caught.value.message == "there is no LatencyProfile 'gone' in namespace 'lab'"
+
+
+def test_a_profile_that_is_wrong_tells_what_is_wrong_with_it() -> None:
+    wrong = InvalidInput([Problem("spec.simple.tick", "too small")])
+    with pytest.raises(Unresolved) as caught:
+        resolve(server(profileRef={"name": "bad"}), lambda _kind, _name: wrong)
+    assert caught.value.reason is Reason.INVALID
+    assert caught.value.message == "LatencyProfile 'bad' is invalid: spec.simple.tick: too small"
