@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,9 +17,6 @@ from ghostfleet_simulator.metrics.families import (
     scalars,
     summaries,
 )
-
-# Searched for and not matched, as vLLM has it: `/load` leaves out `/v1/load_lora_adapter` too.
-_EXCLUDED: Final = re.compile(r"/metrics|/health|/load|/ping|/version|/server_info")
 
 _MOVES: Final = "When a response has ended, a streamed one with its last chunk."
 
@@ -86,7 +82,7 @@ class HttpMetrics:
         fine = histograms(DURATION_FINE, now)
         self._fine = fine.cell()
         self._duration = histograms(DURATION, now)
-        self._known: dict[tuple[str, str, int], _Cells | None] = {}
+        self._known: dict[tuple[str, str, int], _Cells] = {}
         self.series: list[AnySeries] = [
             self._requests,
             self._request_size,
@@ -100,21 +96,16 @@ class HttpMetrics:
     ) -> None:
         """Count a request; sizes are those of the Content-Length headers, 0 without one."""
         key = (handler, method, status)
-        try:
-            cells = self._known[key]
-        except KeyError:
-            cells = self._known[key] = self._made(*key)
+        cells = self._known.get(key)
         if cells is None:
-            return
+            cells = self._known[key] = self._made(*key)
         cells.requests.value += 1
         cells.request_size.observe(request_bytes)
         cells.response_size.observe(response_bytes)
         cells.duration.observe(seconds)
         self._fine.observe(seconds)
 
-    def _made(self, handler: str, method: str, status: int) -> _Cells | None:
-        if _EXCLUDED.search(handler):
-            return None
+    def _made(self, handler: str, method: str, status: int) -> _Cells:
         return _Cells(
             self._requests.cell(method, f"{status // 100}xx", handler),
             self._request_size.cell(handler),

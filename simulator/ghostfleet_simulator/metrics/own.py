@@ -52,9 +52,13 @@ class OwnMetrics:
         """Counters of injected failures by type."""
         self.lateness = lateness.cell()
         """In whole microseconds."""
+        self._now = now
+        self.profile_since = now()
+        """When what is in force came into force, Unix time."""
         self.series: list[AnySeries] = [build, self._profile, faults, lateness]
 
     def set_profile(self, revision: int, live_hash: str) -> None:
         """Tell what is in force."""
+        self.profile_since = self._now()
         self._profile.clear()
         self._profile.cell(str(revision), live_hash).value = 1

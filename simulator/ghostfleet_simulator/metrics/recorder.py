@@ -39,6 +39,7 @@ class ServerMetrics:
         self.own = OwnMetrics(__version__, now)
         self.requests = RequestLog()
         """The last requests that ended."""
+        self._started_at = now()
         self._model = config.model.aliases[0]
         self._rank = engine
         self._now = now
@@ -156,6 +157,11 @@ class ServerMetrics:
     def set_profile(self, revision: int, live_hash: str) -> None:
         """A configuration came into force."""
         self.own.set_profile(revision, live_hash)
+
+    @property
+    def uptime_seconds(self) -> float:
+        """Time since the server was made."""
+        return self._now() - self._started_at
 
     def totals(self) -> dict[str, int]:
         """Counters since the start: requests by finish reason and with a fault, and tokens."""

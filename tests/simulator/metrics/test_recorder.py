@@ -219,12 +219,6 @@ def test_http_requests_are_counted_by_route_and_class_of_status(metrics: ServerM
     assert value("http_request_duration_highr_seconds_count") == 4
 
 
-@pytest.mark.parametrize("handler", ["/metrics", "/health", "/ping", "/version", "/load", "/v1/load_lora_adapter"])
-def test_what_vllm_leaves_out_is_left_out(metrics: ServerMetrics, value: Value, handler: str) -> None:
-    metrics.on_http(handler, "GET", 200, 0, 0, 0.1)
-    assert value("http_request_duration_highr_seconds_count") == 0
-
-
 def test_the_process_tells_of_itself(value: Value) -> None:
     cpu = time.process_time()
     assert value("process_cpu_seconds_total") == pytest.approx(cpu, rel=0.2, abs=0.2)

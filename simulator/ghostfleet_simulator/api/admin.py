@@ -1,0 +1,219 @@
+"""The admin API of one server, on a port of its own: what it runs, what it should run, what it did.
+
+Errors are `{"error": {"message", ...}}`; one about the content of a body has `problems`, each with the path of a field.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException as RouterError
+
+from ghostfleet_simulator.document import Document, InForce, Refused, differing, restart_hash
+from ghostfleet_simulator.metrics.requests import CAPACITY
+from ghostfleet_simulator.problems import InvalidInput, Problem
+from ghostfleet_simulator.runtime.server import SimulatedServer
+
+LARGEST_BODY: Final = 2**20
+"""Bytes of the largest body that is read."""
+
+_log = logging.getLogger("ghostfleet.admin")
+
+
+class _Token:
+    """The bearer token in a file that may be replaced at any time; without a file everyone may do everything."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._read_as: tuple[int, int, int] | None = None
+        self._token = b""
+        self._complaint = ""
+
+    def _current(self, file: Path) -> bytes:
+        """The token; empty, which opens nothing, while the file cannot be read or is empty."""
+        try:
+            stat = file.stat()
+            read_as = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if read_as != self._read_as:
+                self._token = file.read_bytes().strip()
+                self._read_as = read_as
+                self._complain("" if self._token else "it is empty")
+        except OSError as error:
+            self._read_as, self._token = None, b""
+            self._complain(error.strerror or str(error))
+        return self._token
+
+    def _complain(self, reason: str) -> None:
+        if reason and reason != self._complaint:
+            _log.error("the admin API lets nobody in: no token in %s: %s", self._file, reason)
+        self._complaint = reason
+
+    async def check(self, request: Request) -> None:
+        """Refuse a request without the token."""
+        if self._file is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        token = self._current(self._file)
+        if scheme.lower() != "bearer" or not token or not hmac.compare_digest(given.strip().encode(), token):
+            raise HTTPException(
+                401,
+                "the admin token is missing or wrong: send it as 'Authorization: Bearer <token>'",
+                {"www-authenticate": "Bearer"},
+            )
+
+
+def build_admin(server: SimulatedServer, token_file: Path | None) -> FastAPI:
+    """The admin API of `server`; with a token file, every route but `/admin/ready` wants the token in it."""
+    app = FastAPI(title="Ghostfleet admin API", openapi_url=None)
+    guarded = APIRouter(prefix="/admin", dependencies=[Depends(_Token(token_file).check)])
+    _configuration(guarded, server)
+    _state(guarded, server)
+    app.include_router(guarded)
+
+    @app.get("/admin/ready")
+    async def ready() -> Response:
+        reason = "draining" if server.draining else "" if server.ready else "starting"
+        if reason:
+            return JSONResponse({"ready": False, "reason": reason}, 503)
+        return JSONResponse({"ready": True})
+
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    return app
+
+
+def _configuration(router: APIRouter, server: SimulatedServer) -> None:
+    def taken_over(state: InForce) -> dict[str, Any]:
+        since = datetime.fromtimestamp(server.metrics.own.profile_since, UTC)
+        return {
+            "revision": state.revision,
+            "hash": state.document.hash,
+            "appliedAt": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "pendingRestart": differing(server.config, state.document.config),
+        }
+
+    @router.get("/config")
+    async def get_config() -> dict[str, Any]:
+        return server.in_force.document.to_json()
+
+    @router.put("/config")
+    async def put_config(request: Request) -> dict[str, Any]:
+        return taken_over(server.offer(Document.parse(await _json(request))))
+
+    @router.patch("/config")
+    async def patch_config(request: Request) -> dict[str, Any]:
+        return taken_over(server.patch(await _json(request)))
+
+
+def _state(router: APIRouter, server: SimulatedServer) -> None:
+    @router.get("/state")
+    async def get_state() -> dict[str, Any]:
+        state = server.in_force
+        return {
+            "revision": state.revision,
+            "hash": state.document.hash,
+            "restartHash": restart_hash(server.config),
+            "model": server.config.model.aliases[0],
+            "ready": server.ready and not server.draining,
+            "draining": server.draining,
+            "uptimeSeconds": round(server.metrics.uptime_seconds, 3),
+            "requests": server.metrics.totals(),
+            "running": server.running,
+            "waiting": server.waiting,
+            "kvUsage": server.kv_usage,
+        }
+
+    @router.get("/requests")
+    async def get_requests(limit: Annotated[int, Query(ge=1, le=CAPACITY)] = CAPACITY) -> dict[str, Any]:
+        return {"requests": [record.to_json() for record in server.metrics.requests.newest(limit)]}
+
+    @router.post("/drain", status_code=202)
+    async def drain() -> dict[str, Any]:
+        server.drain()
+        return {"draining": True}
+
+
+async def _json(request: Request) -> object:
+    """The body as JSON, read no further than the limit; raises `InvalidInput` or a 413."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > LARGEST_BODY:
+        _too_large()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            _too_large()
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except RecursionError:
+        raise InvalidInput([Problem("", "the body is nested too deeply")]) from None
+    except ValueError as error:
+        raise InvalidInput([Problem("", f"the body is not JSON: {error}")]) from None
+
+
+def _too_large() -> NoReturn:
+    raise HTTPException(413, f"the body is larger than {LARGEST_BODY} bytes")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def _error(status: int, message: str, problems: Iterable[Problem] = (), headers: Any = None) -> Response:
+    error: dict[str, Any] = {"message": message}
+    if found := [{"path": problem.path, "message": problem.message} for problem in problems]:
+        error["problems"] = found
+    return JSONResponse({"error": error}, status, headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    problems = error.problems if isinstance(error, InvalidInput) else ()
+    return _error(422, str(error), problems)
+
+
+async def _invalid_query(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    found = error.errors() if isinstance(error, RequestValidationError) else ()
+    problems = [Problem(".".join(map(str, item["loc"][1:])), item["msg"]) for item in found]
+    return _error(422, "; ".join(map(str, problems)), problems)
+
+
+async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    return _error(409, str(error))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RouterError)  # noqa: S101 - it is registered for nothing else
+    message = error.detail if error.status_code not in (404, 405) else f"{error.detail}: {request.url.path}"
+    return _error(error.status_code, message, headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed: %r", request.method, request.url.path, error)
+    return _error(500, "the server failed; its log says how")
+
+
+async def _not_kept(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed: %r", request.method, request.url.path, error)
+    return _error(500, "the document could not be kept over a restart and is not in force; the log says why")
+
+
+_HANDLERS: Final[dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
+    InvalidInput: _invalid,
+    RequestValidationError: _invalid_query,
+    Refused: _refused,
+    RouterError: _http,
+    OSError: _not_kept,
+    Exception: _unexpected,
+}
