@@ -1,0 +1,99 @@
+"""Where each replica listens: an address of its own with the ports of a pod, or ports of its own on one address."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ghostfleet_operator.resolve import ADMIN_PORT, PORT
+
+_FIRST: Final = ipaddress.IPv4Address("127.0.0.2")
+_PROBE: Final = "127.77.13.7"
+"""An address nobody uses: what is taken here is taken on every address."""
+_MOST_ADDRESSES: Final = 16384
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where one replica listens."""
+
+    host: str
+    port: int
+    admin_port: int
+
+    @property
+    def url(self) -> str:
+        """Base URL of the API."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Base URL of the admin API."""
+        return f"http://{self.host}:{self.admin_port}"
+
+    def is_free(self) -> bool:
+        """Whether both ports can be bound now."""
+        return _free(self.host, self.port) and _free(self.host, self.admin_port)
+
+
+class NoAddress(Exception):
+    """There is no address left to listen on."""
+
+
+class Addresses:
+    """Hands out addresses of this machine; one that another program holds is passed over.
+
+    On Linux every address of 127.0.0.0/8 is there without further ado. Elsewhere there is only 127.0.0.1, and replicas
+    differ in their ports.
+    """
+
+    def __init__(self) -> None:
+        self._taken: set[Address] = set()
+        self._own_hosts = _bindable(str(_FIRST))
+
+    def take(self) -> Address:
+        """An address that is free; it stays taken until it is given back. Raises `NoAddress`."""
+        for candidate in self._candidates():
+            if candidate not in self._taken and candidate.is_free():
+                self._taken.add(candidate)
+                return candidate
+        raise NoAddress("no address of this machine has two free ports for another replica")
+
+    def give_back(self, address: Address) -> None:
+        """Lets `address` be taken again."""
+        self._taken.discard(address)
+
+    def _candidates(self) -> Iterator[Address]:
+        if not self._own_hosts:
+            for index in range(1000):
+                yield Address("127.0.0.1", PORT + index, ADMIN_PORT + index)
+            return
+        # A program on all addresses (0.0.0.0:8000) leaves none to us: all replicas move to the next port together.
+        port = next((p for p in range(PORT, PORT + 1000) if _free(_PROBE, p)), PORT)
+        admin_port = next(
+            (p for p in range(ADMIN_PORT, ADMIN_PORT + 1000) if p != port and _free(_PROBE, p)), ADMIN_PORT
+        )
+        for index in range(_MOST_ADDRESSES):
+            yield Address(str(_FIRST + index), port, admin_port)
+
+
+def _bindable(host: str) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

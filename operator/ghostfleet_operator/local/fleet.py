@@ -1,0 +1,185 @@
+"""All servers of a fleet: what files say becomes processes, and what the processes are is published."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from ghostfleet_operator.local.group import Group
+from ghostfleet_operator.local.objects import Key
+from ghostfleet_operator.local.replica import Replica, Surroundings
+from ghostfleet_operator.local.state import write_atomically
+from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.resolve import Resolved
+from ghostfleet_operator.rollout import observe
+from ghostfleet_simulator import __version__
+
+_PUBLISH_SECONDS: Final = 0.02
+"""Changes within this time are published together."""
+
+
+class Fleet:
+    """The servers of one supervisor; `change` is set by whatever is not as it was."""
+
+    def __init__(self, surroundings: Surroundings, change: asyncio.Event) -> None:
+        self._here = surroundings
+        self._groups: dict[Key, Group] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._change = change
+        self.first_settled = asyncio.Event()
+        """Set when all is as wanted for the first time."""
+        self._started = datetime.now(UTC)
+        self._endpoints = ""
+        self.facts: dict[str, Any] = {}
+        """What the supervisor adds to what is published."""
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All replicas, by server and number."""
+        return tuple(replica for group in self.groups for replica in group.replicas)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The servers that are wanted, by name."""
+        return tuple(group for _, group in sorted(self._groups.items()) if group.wanted)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all is as wanted."""
+        return all(group.settled for group in self.groups)
+
+    def want(self, resolved: Iterable[Resolved]) -> list[str]:
+        """Takes over what is wanted from now on; what that changes, one line per server."""
+        wanted = {Key("SimulatedModelServer", r.server.metadata.namespace, r.server.metadata.name): r for r in resolved}
+        lines = []
+        for key, one in sorted(wanted.items()):
+            group = self._groups.get(key)
+            if group is None:
+                group = self._groups[key] = Group(one, self._here)
+                self._tasks[key] = asyncio.create_task(self._attend(key, group), name=f"server {key.name}")
+                count = group.plan.replicas
+                lines.append(f"{key}: {count} replica{'' if count == 1 else 's'}")
+            else:
+                was_wanted = group.wanted
+                difference = group.want(one)
+                if difference or not was_wanted:
+                    lines.append(f"{key}: {difference or 'is wanted again'}")
+        for key, group in sorted(self._groups.items()):
+            if key not in wanted and group.wanted:
+                group.remove()
+                lines.append(f"{key}: removed")
+        self._change.set()
+        return lines
+
+    async def watch_changes(self) -> None:
+        """Publishes each change, and has servers look after their replicas; runs until cancelled."""
+        while True:
+            await self._change.wait()
+            await asyncio.sleep(_PUBLISH_SECONDS)
+            self._change.clear()
+            self.publish()
+            for group in self.groups:
+                if not group.settled:
+                    group.look()
+            if self.settled:
+                self.first_settled.set()
+
+    async def watch_documents(self, every_seconds: float) -> None:
+        """Asks the replicas now and then what they run: a patch made behind our back is put right; until cancelled."""
+        while True:
+            await asyncio.sleep(every_seconds)
+            ready = [replica for replica in self.replicas if replica.ready]
+            acks = await observe([replica.target for replica in ready], client=self._here.client)
+            for replica, ack in zip(ready, acks, strict=True):
+                if replica.ready and ack.reason is None and not ack.runs(replica.plan.document):
+                    self._here.say(f"{replica.name} runs revision {ack.revision} with another hash; it is put right")
+                    replica.ack = ack
+                    self._change.set()
+
+    async def stop(self) -> None:
+        """Drains and ends everything."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*(group.stop() for group in self._groups.values()))
+
+    def kill(self) -> None:
+        """Ends everything at once."""
+        for group in self._groups.values():
+            for replica in (*group.replicas, *group.leaving):
+                replica.kill()
+
+    def publish(self) -> None:
+        """Writes `fleet.json` and the endpoints."""
+        self._here.folder.write_fleet(self.described())
+        endpoints = endpoints_text(self.groups)
+        if endpoints != self._endpoints:
+            write_atomically(self._here.folder.endpoints_file, endpoints)
+            self._endpoints = endpoints
+
+    def described(self) -> dict[str, Any]:
+        """What `ghostfleet status` reads."""
+        return {
+            "version": __version__,
+            "startedAt": self._started.isoformat(timespec="seconds"),
+            "endpointsFile": str(self._here.folder.endpoints_file),
+            **self.facts,
+            "servers": [_server(group) for _, group in sorted(self._groups.items())],
+        }
+
+    async def _attend(self, key: Key, group: Group) -> None:
+        try:
+            await group.run()
+        except Exception as error:
+            self._here.say(f"{key}: {type(error).__name__}: {error}")
+            raise
+        if self._groups.get(key) is group:
+            del self._groups[key], self._tasks[key]
+            self._change.set()
+
+
+def _server(group: Group) -> dict[str, Any]:
+    plan = group.plan
+    return {
+        "namespace": plan.namespace,
+        "name": plan.name,
+        "model": plan.resolved.config.model.aliases[0],
+        "wantedReplicas": plan.replicas if group.wanted else 0,
+        "settled": group.settled,
+        "revision": plan.revision,
+        "hash": plan.document.hash,
+        "replicas": [_replica(replica) for replica in (*group.replicas, *group.leaving)],
+    }
+
+
+def _replica(replica: Replica) -> dict[str, Any]:
+    return {
+        "name": replica.name,
+        "pid": replica.pid,
+        "url": replica.address.url,
+        "adminUrl": replica.address.admin_url,
+        "ready": replica.ready,
+        "stopping": replica.stopping,
+        "restarts": replica.restarts,
+        "synced": replica.synced,
+        "log": str(replica.log_file),
+    }
+
+
+def endpoints_text(groups: Iterable[Group]) -> str:
+    """The replicas that take requests as the EPP's file discovery reads them: ports are strings; JSON is YAML."""
+    entries: list[Mapping[str, Any]] = [
+        {
+            "name": replica.name,
+            "namespace": replica.namespace,
+            "address": replica.address.host,
+            "port": str(replica.address.port),
+            "labels": {SERVER_LABEL: group.plan.name} | dict(group.plan.resolved.server.spec.pod.labels),
+        }
+        for group in groups
+        for replica in group.replicas
+        if replica.ready
+    ]
+    return '{"endpoints": [' + ",".join(f"\n{json.dumps(entry, ensure_ascii=False)}" for entry in entries) + "]}\n"

@@ -1,0 +1,80 @@
+"""One row per replica, as the live table and `ghostfleet status` show them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One replica now. Numbers are None while it does not answer."""
+
+    server: str
+    replica: str
+    url: str
+    ready: bool
+    running: int | None
+    waiting: int | None
+    kv_usage: float | None
+    """Share of the KV cache in use, 0 to 1."""
+    revision: int | None
+    synced: bool
+    restarts: int
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As `ghostfleet status -o json` prints it."""
+        plain = asdict(self)
+        plain["kvUsage"] = plain.pop("kv_usage")
+        return plain
+
+
+async def rows(fleet: Mapping[str, Any], token: str, client: httpx.AsyncClient) -> list[Row]:
+    """The replicas of a published fleet, each asked for its state at this moment."""
+    replicas = [(server, replica) for server in fleet["servers"] for replica in server["replicas"]]
+    states = await asyncio.gather(*(_state(replica, token, client) for _, replica in replicas))
+    return [_row(server, replica, state) for (server, replica), state in zip(replicas, states, strict=True)]
+
+
+async def _state(replica: Mapping[str, Any], token: str, client: httpx.AsyncClient) -> Mapping[str, Any]:
+    if not replica["ready"]:
+        return {}
+    try:
+        answer = await client.get(
+            f"{replica['adminUrl']}/admin/state", headers={"authorization": f"Bearer {token}"}, timeout=2.0
+        )
+        body = answer.json() if answer.status_code == httpx.codes.OK else {}
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _row(server: Mapping[str, Any], replica: Mapping[str, Any], state: Mapping[str, Any]) -> Row:
+    synced = bool(state) and (state.get("revision"), state.get("hash")) == (server["revision"], server["hash"])
+    if replica["stopping"]:
+        note = "drains"
+    elif not replica["ready"]:
+        note = "starts" if replica["pid"] else "waits to start again"
+    elif not state:
+        note = "does not answer"
+    else:
+        note = "" if synced else f"should run revision {server['revision']}"
+    scope = "" if server["namespace"] == "default" else f"{server['namespace']}/"
+    return Row(
+        server=scope + server["name"],
+        replica=replica["name"],
+        url=replica["url"],
+        ready=replica["ready"] and bool(state),
+        running=state.get("running"),
+        waiting=state.get("waiting"),
+        kv_usage=state.get("kvUsage"),
+        revision=state.get("revision"),
+        synced=synced,
+        restarts=replica["restarts"],
+        note=note,
+    )
