@@ -193,7 +193,7 @@ class Replica:
         if log.exists() and log.stat().st_size > _LARGEST_LOG:
             log.replace(log.with_suffix(".log.1"))
         command = [
-            *(sys.executable, "-P", "-m", "ghostfleet_operator.local.child", "serve"),
+            *(sys.executable, "-P", "-m", "ghostfleet_operator.cli.child", "serve"),
             *("--config", str(self._folder / "server.json")),
             *("--host", listen.host, "--port", str(listen.port), "--admin-port", str(listen.admin_port)),
             *("--admin-token-file", str(self._here.folder.token_file)),

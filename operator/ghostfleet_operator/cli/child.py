@@ -1,6 +1,6 @@
 """Runs one replica for a supervisor and ends it when the supervisor is gone, however that ended.
 
-    python -m ghostfleet_operator.local.child serve ...
+    python -m ghostfleet_operator.cli.child serve ...
 
 Standard input is a pipe whose other end only the supervisor holds. When it closes, the process asks itself to stop, as
 SIGTERM does. This needs nothing of the platform, and no process lingers after a supervisor was killed.
