@@ -32,7 +32,9 @@ _WAYS: Final = {AnswerMode.ECHO: EchoAnswers, AnswerMode.RANDOM: RandomAnswers}
 class OutputFactory(Protocol):
     """Makes the output of each sequence of a request."""
 
-    def __call__(self, generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
+    def __call__(
+        self, generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int, /
+    ) -> Output:
         """The output of choice `index`, which answers `prompt`."""
 
 
