@@ -36,13 +36,16 @@ _SHARE_UNITS: Final = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `ghostfleet serve` is told beside the server's configuration."""
+    """What belongs to the process of `ghostfleet serve` rather than to the server it hosts."""
 
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.TEXT
     config_path: Path | None = None
+    """The file the configuration came from; followed if it holds a document with a revision."""
     admin_token_file: Path | None = None
+    """File whose content clients of the admin API must present as bearer token."""
     live_file: Path | None = None
+    """File that keeps the document in force over restarts of the process."""
 
 
 @dataclass(frozen=True, slots=True)

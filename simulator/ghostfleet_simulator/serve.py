@@ -8,8 +8,6 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,27 +15,13 @@ from fastapi import FastAPI
 from ghostfleet_simulator.api.admin import build_admin
 from ghostfleet_simulator.api.app import build_app
 from ghostfleet_simulator.api.protocol import StreamingProtocol
-from ghostfleet_simulator.config import LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.config import ServerConfig
 from ghostfleet_simulator.document import Document
-from ghostfleet_simulator.logs import set_up
+from ghostfleet_simulator.flags import Options
 from ghostfleet_simulator.runtime.config_file import follow
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 _log = logging.getLogger("ghostfleet.serve")
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """What belongs to the process rather than to the server it hosts."""
-
-    log_level: LogLevel = LogLevel.INFO
-    log_format: LogFormat = LogFormat.TEXT
-    config_path: Path | None = None
-    """The file the configuration came from; followed if it holds a document with a revision."""
-    admin_token_file: Path | None = None
-    """File whose content clients of the admin API must present as bearer token."""
-    live_file: Path | None = None
-    """File that keeps the document in force over restarts of the process."""
 
 
 class _Listener(uvicorn.Server):
@@ -79,7 +63,7 @@ def _listener(app: FastAPI, shutdown_seconds: int) -> _Listener:
     )
 
 
-async def _serve(config: ServerConfig, document: Document | None, options: ServeOptions) -> None:
+async def _serve(config: ServerConfig, document: Document | None, options: Options) -> None:
     listen = config.listen
     # Bound before anything else, so that a taken port is told at once; listening begins when the server is ready.
     sockets = {"port": _bind(listen.host, listen.port)}
@@ -119,9 +103,8 @@ async def _serve(config: ServerConfig, document: Document | None, options: Serve
         await asyncio.gather(*tasks)
 
 
-def run(config: ServerConfig, document: Document | None, options: ServeOptions) -> int:
+def run(config: ServerConfig, document: Document | None, options: Options) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. A taken port is one line and code 1."""
-    set_up(options.log_level, options.log_format)
     try:
         asyncio.run(_serve(config, document, options))
     except OSError as error:

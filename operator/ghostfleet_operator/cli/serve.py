@@ -14,7 +14,7 @@ from ghostfleet_simulator import __version__
 from ghostfleet_simulator.arguments import settings
 from ghostfleet_simulator.flags import load
 from ghostfleet_simulator.logs import set_up
-from ghostfleet_simulator.serve import ServeOptions, run
+from ghostfleet_simulator.serve import run
 
 _INTRODUCTION = """\
 usage: ghostfleet serve [MODEL] [options]
@@ -54,14 +54,4 @@ def main(argv: Sequence[str]) -> int:
     set_up(options.log_level, options.log_format)
     for warning in loaded.warnings:
         logging.getLogger("ghostfleet.serve").warning(warning)
-    return run(
-        loaded.config,
-        loaded.document,
-        ServeOptions(
-            log_level=options.log_level,
-            log_format=options.log_format,
-            config_path=options.config_path,
-            admin_token_file=options.admin_token_file,
-            live_file=options.live_file,
-        ),
-    )
+    return run(loaded.config, loaded.document, loaded.options)
