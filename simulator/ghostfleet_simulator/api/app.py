@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from ghostfleet_simulator.api.errors import ApiError, internal_error
 from ghostfleet_simulator.api.generate import failure, generation
 from ghostfleet_simulator.api.instrumentation import Instrumented
+from ghostfleet_simulator.api.openapi import describe
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.routes import information, tokenization
 from ghostfleet_simulator.config import VLLM_VERSION
@@ -26,6 +27,7 @@ def build_app(server: SimulatedServer) -> FastAPI:
     app.include_router(information(server))
     app.include_router(tokenization(facts))
     app.include_router(generation(server, facts))
+    describe(app)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(Exception, _unexpected)
     # The last one added is the outermost: a browser's preflight request is answered before it is counted, as in vLLM.

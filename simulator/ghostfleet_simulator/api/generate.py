@@ -13,7 +13,7 @@ from ghostfleet_simulator.api import preflight, schema
 from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION, ChatCompletionRequest, CompletionRequest, Parser
-from ghostfleet_simulator.api.routes import ERRORS, body_of, off_loop_if_large
+from ghostfleet_simulator.api.routes import ERRORS, off_loop_if_large
 from ghostfleet_simulator.api.streaming import EventStream
 from ghostfleet_simulator.api.whole import WholeAnswer
 from ghostfleet_simulator.runtime.server import SimulatedServer
@@ -49,7 +49,6 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
         "/v1/chat/completions",
         response_model=schema.ChatCompletionResponse,
         responses={**ERRORS, 200: _streamed(schema.ChatCompletionStreamResponse)},
-        openapi_extra=body_of(CHAT),
     )
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation, whole or as a stream of events."""
@@ -59,7 +58,6 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
         "/v1/completions",
         response_model=schema.CompletionResponse,
         responses={**ERRORS, 200: _streamed(schema.CompletionStreamResponse)},
-        openapi_extra=body_of(COMPLETION),
     )
     async def completions(request: Request) -> Response:
         """Continue one or more prompts, whole or as a stream of events."""

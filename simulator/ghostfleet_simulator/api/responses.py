@@ -136,7 +136,9 @@ class Chunks:
     def finish(
         self, fragment: bytes, finish_reason: str, stop_reason: int | str | None, completion_tokens: int
     ) -> bytes:
-        """The chunk that ends the answer, with the last of its text."""
+        """The chunk that ends the answer, with the last of its text; the prompt alone where no answer was wanted."""
+        if self._work.prompt_only:
+            fragment = self.prefix
         return b'%b%b%b]%b%b,"kv_transfer_params":null}\n\n' % (
             self.head,
             fragment,

@@ -17,7 +17,6 @@ from ghostfleet_simulator.api.requests import (
     DETOKENIZE,
     TOKENIZE,
     DetokenizeRequest,
-    Parser,
     TokenizeCompletionRequest,
     TokenizeRequest,
 )
@@ -36,12 +35,6 @@ _BACKGROUND_BYTES: Final = 64 * 1024
 """Bodies from this size on are read by a thread, so that the streams of other requests go on meanwhile."""
 
 
-def body_of(parser: Parser[Any]) -> dict[str, Any]:
-    """How the OpenAPI document shows the body that a parser reads."""
-    reference = {"schema": parser.adapter.json_schema(ref_template="#/components/schemas/{model}")}
-    return {"requestBody": {"content": {"application/json": reference}, "required": True}}
-
-
 async def off_loop_if_large(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What `work` returns, run in a thread if the body it is about is large."""
     if len(body) < _BACKGROUND_BYTES:
@@ -55,7 +48,8 @@ def information(server: SimulatedServer) -> APIRouter:
     model = server.config.model
 
     router.add_api_route("/health", _health, methods=["GET"], response_class=Response)
-    router.add_api_route("/ping", _health, methods=["GET", "POST"], response_class=Response)
+    router.add_api_route("/ping", _health, methods=["GET"], response_class=Response)
+    router.add_api_route("/ping", _health, methods=["POST"], response_class=Response)
 
     @router.get("/version")
     async def version() -> JSONResponse:
@@ -106,7 +100,7 @@ def tokenization(facts: Facts) -> APIRouter:
     """The routes of a server's tokenizer."""
     router = APIRouter()
 
-    @router.post("/tokenize", response_model=schema.TokenizeResponse, responses=ERRORS, openapi_extra=body_of(TOKENIZE))
+    @router.post("/tokenize", response_model=schema.TokenizeResponse, responses=ERRORS)
     async def tokenize(request: Request) -> Response:
         """Tokens of a text or of a conversation; there is no limit to their number."""
         body, content_type = await request.body(), request.headers.get("content-type", "")
@@ -116,9 +110,7 @@ def tokenization(facts: Facts) -> APIRouter:
 
         return JSONResponse(await off_loop_if_large(body, work))
 
-    @router.post(
-        "/detokenize", response_model=schema.DetokenizeResponse, responses=ERRORS, openapi_extra=body_of(DETOKENIZE)
-    )
+    @router.post("/detokenize", response_model=schema.DetokenizeResponse, responses=ERRORS)
     async def detokenize(request: Request) -> Response:
         """Text of tokens."""
         body, content_type = await request.body(), request.headers.get("content-type", "")
