@@ -96,6 +96,7 @@ class Answers(Protocol):
         self,
         prompt_ids: Sequence[int],
         echo: str | Sequence[int],
+        /,
         *,
         max_tokens: int,
         min_tokens: int = 0,
@@ -130,25 +131,23 @@ class EchoAnswers:
 
     __slots__ = ("_ending", "_tokenizer")
 
-    def __init__(self, tokenizer: Tokenizer, seed: int = 0) -> None:  # noqa: ARG002 - strategies are made alike
+    def __init__(self, tokenizer: Tokenizer, _seed: int = 0) -> None:
         self._tokenizer = tokenizer
         self._ending = _Ending(tokenizer, tokenizer.encode(".", add_special_tokens=False))
 
     def answer(
         self,
-        prompt_ids: Sequence[int],  # noqa: ARG002 - see `Answers`
+        _prompt_ids: Sequence[int],
         echo: str | Sequence[int],
+        /,
         *,
         max_tokens: int,
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Collection[int] = (),
-        max_tokens_given: bool = True,  # noqa: ARG002
-        seed: int | None = None,  # noqa: ARG002
-        request_index: int = 0,  # noqa: ARG002
-        choice_index: int = 0,  # noqa: ARG002
+        **_chance: object,
     ) -> Answer:
-        """See `Answers.answer`; the seeds change nothing."""
+        """See `Answers.answer`; the parameters of chance change nothing."""
         ids = self._tokenizer.encode(echo, add_special_tokens=False) if isinstance(echo, str) else echo
         if max(ids, default=0) >= self._tokenizer.vocab_size or not self._tokenizer.special_ids.isdisjoint(ids):
             special, size = self._tokenizer.special_ids, self._tokenizer.vocab_size
@@ -176,14 +175,15 @@ class RandomAnswers:
     __slots__ = ("_ending", "_seed", "_sentences")
 
     def __init__(self, tokenizer: Tokenizer, seed: int, sentences: Sentences | None = None) -> None:
-        self._sentences = sentences or Sentences(tokenizer)
+        self._sentences = sentences or tokenizer.derived(Sentences)
         self._seed = seed
         self._ending = _Ending(tokenizer, self._sentences.common)
 
     def answer(
         self,
         prompt_ids: Sequence[int],
-        echo: str | Sequence[int],  # noqa: ARG002 - see `Answers`
+        _echo: str | Sequence[int],
+        /,
         *,
         max_tokens: int,
         min_tokens: int = 0,
@@ -216,7 +216,7 @@ class RandomAnswers:
 
 
 class Sentences:
-    """Sentences to answer with, tokenised once; servers of one process may share an object.
+    """Sentences to answer with, tokenised once; servers that share a tokenizer share them.
 
     `texts` defaults to those that ship with the package. Each is tokenised with the space before it, and without for
     the first.

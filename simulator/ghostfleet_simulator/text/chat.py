@@ -58,7 +58,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, variables: Mapping[str, object] | None = None) -> None:
         from jinja2 import TemplateSyntaxError  # noqa: PLC0415 - loads only where a template is made
-        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 - as above
 
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -83,7 +83,7 @@ class ChatTemplate:
 
         Raises `ChatError` for contents that are not text and for whatever the template rejects.
         """
-        from jinja2 import TemplateError  # noqa: PLC0415
+        from jinja2 import TemplateError  # noqa: PLC0415 - as above
 
         plain = [
             {**message, "content": plain_text(message.get("content"), f"messages[{index}].content")}
@@ -106,7 +106,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    from jinja2 import TemplateError  # noqa: PLC0415
+    from jinja2 import TemplateError  # noqa: PLC0415 - as above
 
     raise TemplateError(message)
 

@@ -122,7 +122,7 @@ class LibraryStream:
     __slots__ = ("_backend", "_stream")
 
     def __init__(self, backend: Any, skip_special_tokens: bool) -> None:
-        from tokenizers.decoders import DecodeStream  # noqa: PLC0415 - the library loads only where a tokenizer is made
+        from tokenizers.decoders import DecodeStream  # noqa: PLC0415 - loads only where it is needed
 
         self._backend = backend
         self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)

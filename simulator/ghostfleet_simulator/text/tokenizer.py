@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ghostfleet_simulator.problems import InvalidInput, Problem
 from ghostfleet_simulator.text.chat import ChatError, ChatTemplate
 from ghostfleet_simulator.text.pieces import ByteStream, LibraryStream, Pieces, TextStream
+
+T = TypeVar("T")
 
 SHIPPED = Path(__file__).parent / "data"
 """The tokenizer that comes with the package; `tools/train_tokenizer.py` makes it."""
@@ -28,8 +30,8 @@ class Tokenizer:
     """
 
     def __init__(self, folder: Path | str = SHIPPED) -> None:
-        from tokenizers import Tokenizer as Backend  # noqa: PLC0415 - a command that needs no tokenizer starts without the library
-        from tokenizers.decoders import ByteLevel  # noqa: PLC0415
+        from tokenizers import Tokenizer as Backend  # noqa: PLC0415 - loads only where it is needed
+        from tokenizers.decoders import ByteLevel  # noqa: PLC0415 - as above
 
         folder = Path(folder)
         config = _read_json(folder / "tokenizer_config.json")
@@ -56,6 +58,7 @@ class Tokenizer:
         self.pieces: Pieces | None = Pieces(self._content, self.special_ids) if byte_level else None
         """Text of single tokens; None where a token's text depends on its neighbours."""
         self._chat = _chat_template(config, folder)
+        self._derived: dict[Any, Any] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; special tokens spelt out in it are read as such. Raises `NotText`."""
@@ -112,6 +115,13 @@ class Tokenizer:
         if self._chat is None:
             raise ChatError("the tokenizer has no chat template")
         return self._chat.render(messages, add_generation_prompt=add_generation_prompt, variables=variables)
+
+    def derived(self, make: Callable[[Tokenizer], T]) -> T:
+        """What `make` makes of this tokenizer; made once for all who share the tokenizer."""
+        if make not in self._derived:
+            self._derived.setdefault(make, make(self))
+        made: T = self._derived[make]
+        return made
 
 
 def _invalid(message: str) -> InvalidInput:

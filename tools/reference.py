@@ -1,0 +1,210 @@
+"""Write docs/configuration.md and docs/metrics.md from the settings and the declared metrics; `--check` only compares."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from ghostfleet_operator.kinds.reference import code, type_text
+from ghostfleet_operator.kinds.schema import fields, structural
+from ghostfleet_simulator.arguments import PROCESS_OPTIONS, settings
+from ghostfleet_simulator.config import LIVE_FIELDS, ServerConfig
+from ghostfleet_simulator.metrics import http, own, process, vllm
+from ghostfleet_simulator.metrics.families import Family, Kind
+from ghostfleet_simulator.metrics.render import bound_text
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+_NOTICE: Final = "<!-- Made by `python tools/reference.py`; do not edit. -->\n"
+
+_CONFIGURATION: Final = """\
+# Configuration of a server
+
+A setting is given as a flag of `ghostfleet serve`, in the environment, or in a file (`--config`); without any of them
+it has its default. A flag wins over the environment, the environment over the file. The variable of a flag is its name
+in capitals after `GHOSTFLEET_`: `--max-num-seqs` is `GHOSTFLEET_MAX_NUM_SEQS`. Flags of `vllm serve` and of
+llm-d-inference-sim that mean nothing here are skipped with a warning; any other unknown flag is an error.
+
+Quantities have units: `12.5ms`, `1.5s`, `250us`; a bare number is milliseconds. Probabilities are strings, `"0.05"` or
+`"5%"`. Unknown fields are refused, and the nearest known one is named.
+
+*Live* settings change in a running server at once, the others with its next start.
+
+## Settings
+
+| field | flag | type | default | change | meaning |
+| --- | --- | --- | --- | --- | --- |
+{settings}
+
+## Options of the process
+
+| flag | values | default | meaning |
+| --- | --- | --- | --- |
+{options}
+
+## Changing a running server
+
+The admin API listens on a port of its own (`--admin-port`; 9101 in a pod). With `--admin-token-file` every route but
+`/admin/ready` wants `Authorization: Bearer <content of the file>`; a replaced file is read again.
+
+| request | answer |
+| --- | --- |
+| `GET /admin/config` | The document in force. |
+| `PUT /admin/config` | Takes over a document: 200 with `revision`, `hash`, `appliedAt` and `pendingRestart`, the \
+paths of settings that wait for a restart. |
+| `PATCH /admin/config` | Takes over some live fields, a JSON merge patch (RFC 7396); answers as `PUT` does. |
+| `GET /admin/state` | What runs: revision, hash, hash of what needs a restart, readiness, counters, queue, cache use. |
+| `GET /admin/requests?limit=` | The last requests, the newest first; at most 256. |
+| `GET /admin/ready` | 200, or 503 while starting or draining. |
+| `POST /admin/drain` | 202; readiness goes, running requests go on. |
+
+A document is `{{"revision": 7, "hash": "sha256:...", "config": {{...}}}}`: the whole configuration, a number that only
+grows, and the hash of its live part. `hash` may be left out; given, it must be right. Without `revision` a document
+counts as the next one if its live part differs.
+
+* A newer revision replaces the one in force, whole or not at all.
+* An older one is refused (409), and so is the same one with a hash other than the one it first came with.
+* An invalid one is refused (422) with the path of every wrong field. What is in force stays in force.
+* A `PATCH` changes the hash and not the revision. The original document, put again, ends it.
+
+The same document can lie in the file of `--config`; a change of the file is taken over by the same rule.
+
+What is in force is told by `GET /admin/state`, by the metric `ghostfleet_profile_info` and by the header
+`x-ghostfleet-revision` of every response; an injected failure by the header `x-ghostfleet-fault`.
+"""
+
+_METRICS: Final = """\
+# Metrics
+
+`GET /metrics` on the serving port answers what a vLLM 0.33 server answers, family by family: names, labels, buckets,
+and series that are there at 0 before the first request. Families that vLLM has only with a feature switched on, such
+as LoRA or a KV connector, come with the feature. Our own families begin with `ghostfleet_`.
+
+The text is that of prometheus_client, with one difference: whole numbers are written `3` and not `3.0`, because
+some scrapers read counts with integer parsers. Counters, histograms and summaries have a `_created` series, as on a
+vLLM server, unless the environment variable `PROMETHEUS_DISABLE_CREATED_SERIES` is `true`.
+
+Times in histograms are those of the engine: a sequence that is paced at 20 ms reports 20 ms plus what the machine was
+late. `ghostfleet_wake_lateness_seconds` tells how late that was.
+
+## Engine
+
+All have the labels `model_name`, the first served name, and `engine`, the data-parallel rank, unless other labels are
+given.
+
+{engine}
+
+## HTTP
+
+{http}
+
+## Process
+
+Servers that share a process report the same values.
+
+{process}
+
+## Ghostfleet's own
+
+{own}
+"""
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+def configuration() -> str:
+    """The page of the settings."""
+    flags = {setting.path: f"`--{setting.flag}`" for setting in settings().values() if setting.path}
+    rows = []
+    for path, field, required in fields(structural(ServerConfig)):
+        keys = tuple(path.removesuffix("[]").split("."))
+        change = "live" if keys[0].removesuffix("[]") in LIVE_FIELDS else "restart"
+        default = "required" if required else code(field["default"]) if field.get("default") not in (None, "") else ""
+        rows.append(
+            _row(f"`{path}`", flags.get(keys, ""), type_text(field), default, change, field.get("description", ""))
+        )
+    options = [
+        _row(
+            f"`--{option.flag}`",
+            ", ".join(f"`{choice.value}`" for choice in option.choices) if option.choices else "",
+            f"`{option.default}`" if option.default else "",
+            option.help,
+        )
+        for option in PROCESS_OPTIONS
+    ]
+    return _NOTICE + _CONFIGURATION.format(settings="\n".join(rows), options="\n".join(options))
+
+
+def _families(module: object) -> list[Family]:
+    return [family for family in vars(module).values() if isinstance(family, Family)]
+
+
+def _buckets(family: Family) -> str:
+    if family.kind is not Kind.HISTOGRAM:
+        return ""
+    if not family.bounds:
+        return "1, 2, 5, 10, 20, ... up to `model.maxModelLen`"
+    return " ".join(map(bound_text, family.bounds))
+
+
+def _table(families: Iterable[Family], common: tuple[str, ...] = ()) -> str:
+    rows = ["| name | type | labels | meaning | changes | buckets |", "| --- | --- | --- | --- | --- | --- |"]
+    for family in families:
+        name = f"{family.name}_total" if family.kind is Kind.COUNTER else family.name
+        labels = [f"`{label}`" for label in family.labels if label not in common]
+        many = len(labels) > 10
+        rows.append(
+            _row(
+                f"`{name}`",
+                family.kind.value,
+                f"{len(labels)} labels, the fields of vLLM's CacheConfig" if many else ", ".join(labels),
+                family.help,
+                family.moves,
+                _buckets(family),
+            )
+        )
+    return "\n".join(rows)
+
+
+def metrics() -> str:
+    """The page of the metrics."""
+    return _NOTICE + _METRICS.format(
+        engine=_table(_families(vllm), ("model_name", "engine")),
+        http=_table(_families(http)),
+        process=_table(process.FAMILIES),
+        own=_table(own.FAMILIES),
+    )
+
+
+def generated() -> dict[str, str]:
+    """Both pages: path from the root of the project, and text."""
+    return {"docs/configuration.md": configuration(), "docs/metrics.md": metrics()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(prog="python tools/reference.py", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page differs")
+    parser.add_argument("--root", type=Path, default=ROOT, help="root of the project")
+    options = parser.parse_args(arguments)
+    differing = []
+    for name, text in generated().items():
+        path = options.root / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        differing.append(name)
+        if not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for name in differing:
+        sys.stderr.write(f"{name}: {'out of date; run `python tools/reference.py`' if options.check else 'written'}\n")
+    return 1 if options.check and differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
