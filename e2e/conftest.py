@@ -1,0 +1,66 @@
+"""The cluster that `python -m e2e` prepared, as fixtures: kubectl, and a namespace that enforces restricted pods."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+
+Object = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl in one namespace. A command that fails ends the test with what kubectl said."""
+
+    namespace: str
+
+    def __call__(self, *arguments: str, text: str | None = None, timeout: float = 180) -> str:
+        command = ["kubectl", "--namespace", self.namespace, *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout, check=False)
+        if done.returncode:
+            pytest.fail(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, *arguments: str) -> Object:
+        """An object, or a list of them, as JSON."""
+        found: Object = json.loads(self("get", *arguments, "-o", "json"))
+        return found
+
+    def items(self, *arguments: str) -> list[Object]:
+        """The objects of a list."""
+        items: list[Object] = self.get(*arguments)["items"]
+        return items
+
+    def apply(self, *objects: Object) -> None:
+        """Server-side apply, with unknown fields refused."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self("apply", "--server-side", "--validate=strict", "-f", "-", text=text)
+
+
+def until(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
+    """What `look` returns once that is true; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def kubectl(request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """kubectl in a namespace of the module's own."""
+    name = request.module.__name__.rpartition(".")[2].replace("test_", "e2e-").replace("_", "-")
+    found = Kubectl(name)
+    subprocess.run(["kubectl", "delete", "namespace", name, "--ignore-not-found", "--wait"], check=True, timeout=180)
+    labels = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
+    found.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield found
+    subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, timeout=60)
