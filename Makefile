@@ -35,6 +35,7 @@ check: setup ## style, types, layers, and whether generated files are up to date
 	$(BIN)/lint-imports
 	$(BIN)/python -m ghostfleet_operator.kinds.crd --check
 	$(BIN)/python tools/train_tokenizer.py --check
+	$(BIN)/python tools/reference.py --check
 
 soak: setup ## the long tests, whole
 	GHOSTFLEET_SOAK=1 $(BIN)/pytest -m soak --timeout 3600 $(ARGS)

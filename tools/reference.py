@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and docs/metrics.md from the settings and the declared metrics; `--check` only compares."""
+"""Write docs/configuration.md and docs/metrics.md from the settings and the declared metrics; `--check` compares."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ _CONFIGURATION: Final = """\
 
 A setting is given as a flag of `ghostfleet serve`, in the environment, or in a file (`--config`); without any of them
 it has its default. A flag wins over the environment, the environment over the file. The variable of a flag is its name
-in capitals after `GHOSTFLEET_`: `--max-num-seqs` is `GHOSTFLEET_MAX_NUM_SEQS`. Flags of `vllm serve` and of
-llm-d-inference-sim that mean nothing here are skipped with a warning; any other unknown flag is an error.
+in capitals after `GHOSTFLEET_`: `--max-num-seqs` is `GHOSTFLEET_MAX_NUM_SEQS`. Where the file is a document, live
+settings are the document's, whatever the flags say. Flags of `vllm serve` and of llm-d-inference-sim that mean nothing
+here are skipped with a warning; any other unknown flag is an error.
 
 Quantities have units: `12.5ms`, `1.5s`, `250us`; a bare number is milliseconds. Probabilities are strings, `"0.05"` or
 `"5%"`. Unknown fields are refused, and the nearest known one is named.

@@ -260,7 +260,7 @@ class Listen(Settings):
     admin_port: Annotated[Port | None, Flag("admin-port")] = None
     """Port of the admin API; without it there is none."""
 
-    shutdown_timeout_seconds: Annotated[int, Field(ge=0, le=3600), Flag("shutdown-timeout")] = 0
+    shutdown_timeout_seconds: Annotated[Whole, Field(ge=0, le=3600), Flag("shutdown-timeout")] = 0
     """Whole seconds that running requests may go on after SIGTERM; 0 aborts them at once, as vLLM does by default."""
 
     @model_validator(mode="after")

@@ -57,8 +57,8 @@ def _table(schema: Schema, effect: Mapping[str, str] | None) -> str:
         "| --- | --- | --- | " + ("--- | " if changes else "") + "--- |",
     ]
     for path, field, required in fields(schema):
-        default = "required" if required else _code(field["default"]) if "default" in field else ""
-        cells = [f"`{path}`", _type(field), default]
+        default = "required" if required else code(field["default"]) if "default" in field else ""
+        cells = [f"`{path}`", type_text(field), default]
         if effect is not None:
             cells.append(effect.get(path.split(".")[0].removesuffix("[]"), _LIVE))
         cells.append(" ".join(field.get("description", "").split()).replace("|", "\\|"))
@@ -66,17 +66,19 @@ def _table(schema: Schema, effect: Mapping[str, str] | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _code(value: object) -> str:
+def code(value: object) -> str:
+    """A value as code."""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _type(field: Schema) -> str:
+def type_text(field: Schema) -> str:
+    """The type of a field in a few words, with its limits."""
     if field.get("x-kubernetes-int-or-string"):
         return "quantity"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field["type"] == "array":
-        return f"list of {_type(field['items'])}, at most {field['maxItems']}"
+        return f"list of {type_text(field['items'])}, at most {field['maxItems']}"
     if field["type"] == "object":
         return "map" if "additionalProperties" in field else "object"
     if field["type"] == "integer":
