@@ -22,6 +22,7 @@ class Kubectl:
     namespace: str
 
     def __call__(self, *arguments: str, text: str | None = None, timeout: float = 180) -> str:
+        """The standard output of one command."""
         command = ["kubectl", "--namespace", self.namespace, *arguments]
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode:

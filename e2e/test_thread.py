@@ -98,7 +98,7 @@ def test_three_replicas_become_ready_and_are_told_of(fleet: Kubectl) -> None:
     assert "mid-size" in fleet("get", "sms", "alpha")
 
 
-def test_tokens_stream_through_the_service(fleet: Kubectl, client: openai.OpenAI) -> None:
+def test_tokens_stream_through_the_service(client: openai.OpenAI) -> None:
     """The SDK, the node port, kube-proxy, a pod: 200 ms to the first token and every token counted."""
     first, tokens, reason = stream(client, 25)
     assert (tokens, reason) == (25, "length")
