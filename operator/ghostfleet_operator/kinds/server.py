@@ -76,7 +76,7 @@ _SPEC_RULES: Final[list[JsonValue]] = [
     {
         "rule": f"(self.model.maxModelLen + {_SIZE} - 1) / {_SIZE} + 1 <= {_BLOCKS}",
         "fieldPath": ".model.maxModelLen",
-        "message": "kvCache.blocks must hold one sequence of maxModelLen tokens, and the null block",
+        "message": "kvCache.blocks does not hold one sequence of maxModelLen tokens and the null block",
     },
 ]
 _NAME_RULES: Final[list[JsonValue]] = [

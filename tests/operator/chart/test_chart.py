@@ -1,0 +1,267 @@
+"""The Helm chart, linted and rendered by a real Helm."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from e2e import shell
+from e2e.build import binaries
+
+from ghostfleet_operator.cli.operator import _parser
+from ghostfleet_operator.kinds.crd import KINDS, crd
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts" / "ghostfleet"
+VERSION = "1.34.0"
+
+Render = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """A Helm of the version that the end-to-end tests install with; built once."""
+    try:
+        return binaries.ensure(["helm"]) / "helm"
+    except shell.Failure as error:
+        if os.environ.get("GHOSTFLEET_CI") == "1":
+            pytest.fail(f"the chart must be tested in CI: {error}", pytrace=False)
+        pytest.skip(f"no Helm can be built: {str(error).splitlines()[0]}")
+
+
+@pytest.fixture(scope="session")
+def run(helm: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    home = tmp_path_factory.mktemp("helm")
+    values = home / "values.yaml"
+
+    def call(*command: str, **given: Any) -> subprocess.CompletedProcess[str]:
+        values.write_text(json.dumps(given))
+        return subprocess.run(
+            [helm, *command, str(CHART), "--values", str(values), "--kube-version", VERSION],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"HOME": str(home), "PATH": os.defpath},
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def render(run: Callable[..., subprocess.CompletedProcess[str]]) -> Render:
+    """Objects of release `gf` in namespace `system` with some values."""
+
+    def call(**given: Any) -> list[dict[str, Any]]:
+        done = run("template", "--namespace", "system", "gf", **given)
+        assert done.returncode == 0, done.stderr
+        return [tree for tree in yaml.safe_load_all(done.stdout) if tree]
+
+    return call
+
+
+def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [tree for tree in objects if tree["kind"] == kind]
+
+
+def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = of_kind(objects, kind)
+    return found
+
+
+EVERYTHING: dict[str, Any] = {
+    "fullnameOverride": "fleet",
+    "commonLabels": {"team": "infra"},
+    "image": {"repository": "registry.example/op", "tag": "2", "pullPolicy": "Always"},
+    "imagePullSecrets": [{"name": "ours"}],
+    "simulator": {
+        "image": {"repository": "registry.example/sim", "digest": "sha256:" + "b" * 64},
+        "imagePullSecrets": [{"name": "theirs"}],
+    },
+    "watchNamespaces": ["one", "two"],
+    "crds": {"keep": False},
+    "serviceAccount": {"name": "fleet-sa", "annotations": {"a": "b"}},
+    "adminKey": {"existingSecret": "given-key"},
+    "log": {"level": "debug", "format": "text"},
+    "extraArgs": ["--workers=4"],
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+    "podLabels": {"x": "y"},
+    "podAnnotations": {"x": "y"},
+    "nodeSelector": {"pool": "system"},
+    "tolerations": [{"operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "high",
+}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_the_chart_is_free_of_lint_and_renders_valid_objects(
+    run: Callable[..., subprocess.CompletedProcess[str]], render: Render, values: dict[str, Any]
+) -> None:
+    linted = run("lint", "--strict", **values)
+    assert linted.returncode == 0, linted.stdout
+    for tree in render(**values):
+        kubernetes_validate.validate(tree, "1.34", strict=True)
+        labels = tree["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "ghostfleet"
+        assert values.get("commonLabels", {}).items() <= labels.items()
+
+
+def test_the_charts_crds_are_the_generated_ones(render: Render) -> None:
+    found = {tree["metadata"]["name"]: tree for tree in of_kind(render(), "CustomResourceDefinition")}
+    files = {tree["metadata"]["name"]: tree for tree in map(yaml.safe_load, map(Path.read_text, crd_files()))}
+    assert {name: tree["spec"] for name, tree in found.items()} == {name: tree["spec"] for name, tree in files.items()}
+    assert {name: tree["spec"] for name, tree in files.items()} == {
+        tree["metadata"]["name"]: tree["spec"] for tree in map(crd, KINDS)
+    }
+
+
+def crd_files() -> list[Path]:
+    return sorted((ROOT / "crds").glob("*.yaml"))
+
+
+def test_crds_can_be_kept_or_left_to_somebody_else(render: Render) -> None:
+    kept = of_kind(render(), "CustomResourceDefinition")
+    assert [tree["metadata"]["annotations"] for tree in kept] == [{"helm.sh/resource-policy": "keep"}] * 2
+    loose = of_kind(render(crds={"keep": False}), "CustomResourceDefinition")
+    assert all("annotations" not in tree["metadata"] for tree in loose)
+    assert not of_kind(render(crds={"enabled": False}), "CustomResourceDefinition")
+
+
+def test_a_namespaced_installation_makes_nothing_cluster_wide(render: Render) -> None:
+    values = {"watchNamespaces": ["one", "two"], "crds": {"enabled": False}, "rbac": {"userRoles": False}}
+    objects = render(**values)
+    assert all("namespace" in tree["metadata"] for tree in objects)
+    assert [tree["metadata"]["namespace"] for tree in of_kind(objects, "Role")] == ["one", "two"]
+    arguments = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert [argument for argument in arguments if argument.startswith("--namespace")] == [
+        "--namespace=one",
+        "--namespace=two",
+    ]
+
+
+def operator_rules(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    role = next(
+        tree for tree in objects if tree["kind"] == "ClusterRole" and tree["metadata"]["name"].endswith("-operator")
+    )
+    rules: list[dict[str, Any]] = role["rules"]
+    return rules
+
+
+def test_the_operator_may_do_little(render: Render) -> None:
+    """No wildcard anywhere; Secrets are written and never read; pods are read and never written."""
+    rules = operator_rules(render())
+    verbs: dict[str, set[str]] = {}
+    for rule in rules:
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        for resource in rule["resources"]:
+            verbs.setdefault(resource, set()).update(rule["verbs"])
+    assert verbs["secrets"] == {"create", "patch"}
+    assert verbs["pods"] == {"get", "list", "watch"}
+    assert verbs["simulatedmodelservers"] == {"get", "list", "watch"}
+    assert verbs["simulatedmodelservers/status"] == {"patch"}
+    assert not {"pods/exec", "pods/proxy", "namespaces", "nodes", "customresourcedefinitions"} & verbs.keys()
+
+
+def test_roles_in_namespaces_are_those_of_the_cluster(render: Render) -> None:
+    namespaced = of_kind(render(watchNamespaces=["one"]), "Role")
+    assert [role["rules"] for role in namespaced] == [operator_rules(render())]
+
+
+def test_bindings_name_the_account_that_the_operator_runs_as(render: Render) -> None:
+    for values in ({}, EVERYTHING, {"serviceAccount": {"create": False}}):
+        objects = render(**values)
+        account = one(objects, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
+        bindings = [tree for tree in objects if tree["kind"] in ("ClusterRoleBinding", "RoleBinding")]
+        assert bindings
+        for binding in bindings:
+            assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "system"}]
+
+
+def test_the_operator_is_restricted_and_gets_what_it_needs(render: Render) -> None:
+    objects = render()
+    deployment = one(objects, "Deployment")["spec"]
+    pod = deployment["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert deployment["selector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
+    assert container["image"] == "ghostfleet-operator:0.1.0"
+    assert container["env"] == [{"name": "GHOSTFLEET_SIMULATOR_IMAGE", "value": "ghostfleet-sim:0.1.0"}]
+    (volume,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    assert volume["secretName"] == one(objects, "Secret")["metadata"]["name"]
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_the_arguments_are_ones_that_the_operator_takes(render: Render, values: dict[str, Any]) -> None:
+    (container,) = one(render(**values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["args"][0] == "operator"
+    options = _parser({variable["name"]: variable.get("value", "") for variable in container["env"]}).parse_args(
+        container["args"][1:]
+    )
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert options.key_file == f"{mounts['key']}/key"
+    assert options.health_port == container["ports"][0]["containerPort"]
+    if values:
+        assert options.simulator_image == "registry.example/sim@sha256:" + "b" * 64
+        assert (options.namespaces, options.image_pull_secrets, options.workers) == (["one", "two"], ["theirs"], 4)
+
+
+def test_a_key_is_made_unless_one_is_given(render: Render) -> None:
+    key = base64.b64decode(one(render(), "Secret")["data"]["key"])
+    assert len(key) >= 16
+    assert not of_kind(render(adminKey={"existingSecret": "given"}), "Secret")
+
+
+def test_digests_win_over_tags(render: Render) -> None:
+    digest = "sha256:" + "c" * 64
+    (container,) = one(render(image={"tag": "1", "digest": digest}), "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["image"] == f"ghostfleet-operator@{digest}"
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"image": {"tga": "1"}}, "'tga' not allowed"),
+        ({"replica": 2}, "'replica' not allowed"),
+        ({"log": {"level": "loud"}}, "/log/level"),
+        ({"watchNamespaces": ["Not A Name"]}, "/watchNamespaces/0"),
+        ({"crds": {"enabled": "yes"}}, "/crds/enabled"),
+        ({"image": {"digest": "sha256:1"}}, "/image/digest"),
+    ],
+)
+def test_a_value_that_is_misspelt_or_wrong_is_refused_by_name(
+    run: Callable[..., subprocess.CompletedProcess[str]], values: dict[str, Any], part: str
+) -> None:
+    done = run("template", "gf", **values)
+    assert done.returncode != 0
+    assert part in done.stderr.replace('"', "'")
+
+
+def test_every_value_has_a_comment_and_a_place_in_the_schema() -> None:
+    text = (CHART / "values.yaml").read_text()
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(yaml.safe_load(text)) == set(schema["properties"]) - {"global"}
+    for block in text.split("\n\n")[1:]:
+        assert block.lstrip().startswith("#") or "# --" in block, block
+
+
+def test_the_version_of_the_chart_is_that_of_the_project() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert chart["version"] == chart["appVersion"] == project["version"]
