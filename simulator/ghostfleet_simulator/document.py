@@ -120,23 +120,23 @@ class InForce:
         return {**self.document.to_json(), "firstHash": self.first_hash}
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> InForce:
+    def from_json(cls, raw: object) -> InForce:
         """The state that `to_json` wrote; raises `InvalidInput`."""
-        document = Document.parse({key: value for key, value in raw.items() if key != "firstHash"})
-        return cls(document, str(raw.get("firstHash", document.hash)))
+        fields = dict(raw) if isinstance(raw, Mapping) else raw
+        first_hash = fields.pop("firstHash", None) if isinstance(fields, dict) else None
+        document = Document.parse(fields)
+        return cls(InForce.start(document).document, first_hash if isinstance(first_hash, str) else document.hash)
 
     def resumed(self, start: Document) -> InForce:
         """This state, kept from before a restart, in a server that starts with `start`.
 
         What needs a restart is taken from `start`, and so is the live part where its revision is the newer one.
         """
-        try:
-            offered = self.offer(start) if start.revision is not None else self
-        except Refused:
-            offered = self
-        live = {name: getattr(offered.document.config, name) for name in LiveConfig.model_fields}
+        if start.revision is not None and start.revision > self.revision:
+            return InForce.start(start)
+        live = {name: getattr(self.document.config, name) for name in LiveConfig.model_fields}
         config = start.config.model_copy(update=live)
-        return InForce(Document(config, offered.revision, offered.document.hash), offered.first_hash)
+        return InForce(Document(config, self.revision, self.document.hash), self.first_hash)
 
     @property
     def revision(self) -> int:

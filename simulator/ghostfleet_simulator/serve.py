@@ -84,7 +84,7 @@ async def _serve(config: ServerConfig, document: Document | None, options: Optio
         if admin is not None:
             tasks.append(group.create_task(admin.serve([sockets["admin_port"]])))
         if options.config_path is not None and document is not None and document.revision is not None:
-            follower = group.create_task(follow(options.config_path, server.offer))
+            follower = group.create_task(follow(options.config_path, server.offer, document))
             stack.callback(follower.cancel)
         server.start()
         _log.info(

@@ -199,6 +199,31 @@ def test_a_wrong_patch_is_refused_with_the_path(patch: object, expected: str) ->
     assert str(caught.value).startswith(expected)
 
 
+@given(documents, latencies)
+def test_what_is_in_force_survives_being_kept_in_a_file(document: Document, latency: str) -> None:
+    state = InForce.start(document).patch({"profile": {"simple": {"interTokenLatency": latency}}})
+    assert InForce.from_json(json.loads(json.dumps(state.to_json()))) == state
+
+
+@pytest.mark.parametrize("raw", [None, [], "x", {}, {"firstHash": 3}, {"config": {"model": {"name": "m"}}, "x": 1}])
+def test_a_damaged_file_is_not_taken_for_a_state(raw: object) -> None:
+    with pytest.raises(InvalidInput):
+        InForce.from_json(raw)
+
+
+@pytest.mark.parametrize("revision", [None, 6, 7])
+def test_a_restart_keeps_a_patch_and_takes_over_what_waited_for_it(revision: int | None) -> None:
+    kept = _start().patch({"profile": {"simple": {"interTokenLatency": "30ms"}}})
+    after = kept.resumed(Document.of(_config(20, seqs=9), revision))
+    assert (after.revision, after.document.hash, after.first_hash) == (7, live_hash(_config(30)), kept.first_hash)
+    assert after.document.config == _config(30, seqs=9)
+
+
+def test_a_restart_with_a_newer_document_starts_with_it() -> None:
+    newer = Document.of(_config(40), 8)
+    assert _start().patch({"answers": {"mode": "Echo"}}).resumed(newer) == InForce.start(newer)
+
+
 class Replacement(RuleBasedStateMachine):
     """Any mix of documents and patches, against the rule in prose: what is in force, and under which number."""
 

@@ -21,14 +21,17 @@ _DEBOUNCE_MS: Final = 1000
 _LOOK_ANYWAY_MS: Final = 10_000
 
 
-async def follow(path: Path, offer: Callable[[Document], object]) -> None:
-    """Offer the document in `path` now and whenever the file changes, until cancelled.
+async def follow(path: Path, offer: Callable[[Document], object], known: Document | None = None) -> None:
+    """Offer the document in `path` whenever the file changes, until cancelled.
+
+    It is offered at once if it is another than `known`, which the process read when it started: the file may have
+    changed since, and what has come into force since then (a patch) must not be undone by what was known before.
 
     The directory is watched and not the file, because Kubernetes changes a mounted ConfigMap by swapping a symbolic
     link beside it, and an editor by renaming. A document that cannot be read, is invalid or is refused is told in one
     line, and what is in force stays so. Now and then the file is looked at without a notice, in case one was lost.
     """
-    follower = _Follower(path, offer)
+    follower = _Follower(path, offer, known)
     follower.look()
     async for _ in awatch(
         path.parent,
@@ -45,9 +48,10 @@ async def follow(path: Path, offer: Callable[[Document], object]) -> None:
 class _Follower:
     """Offers the content of a file when it differs from what was last offered, so a patch outlives other notices."""
 
-    def __init__(self, path: Path, offer: Callable[[Document], object]) -> None:
+    def __init__(self, path: Path, offer: Callable[[Document], object], known: Document | None) -> None:
         self._path = path
         self._offer = offer
+        self._known = known and (known.revision, known.hash)
         self._seen: bytes | None = None
         self._complaint = ""
 
@@ -56,7 +60,10 @@ class _Follower:
             content = self._path.read_bytes()
             if content == self._seen:
                 return
-            self._offer(Document.parse(read_mapping(self._path)))
+            document = Document.parse(read_mapping(self._path))
+            if (document.revision, document.hash) != self._known:
+                self._offer(document)
+            self._known = None
         except OSError as error:
             self._complain(f"{error.strerror}")
             return  # not seen: tried again at the next look

@@ -139,6 +139,19 @@ async def test_the_file_as_it_is_when_following_begins_is_offered(server: _Serve
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_what_the_process_started_with_does_not_end_a_patch(server: _Server, path: Path) -> None:
+    server.in_force = patched = server.in_force.patch({"answers": {"mode": "Echo"}})
+    task = asyncio.create_task(follow(path, server.offer, _document(20, 1)))
+    await asyncio.sleep(0.3)
+    assert server.in_force is patched
+    path.write_text(_text(30, 2))
+    await _until(lambda: server.in_force.revision == 2)
+    path.write_text(_text(20, 1))
+    await _until(lambda: server.offered == [2, 1])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_document_that_could_not_be_kept_is_offered_again(path: Path) -> None:
     offers = 0
 
