@@ -236,6 +236,16 @@ def test_lengths_are_those_drawn_with_the_end_of_sequence_counted() -> None:
     assert drawn[1] == 0
 
 
+def test_the_end_of_sequence_is_one_of_the_tokens_drawn() -> None:
+    """Of 1 to 4 tokens, drawn evenly: 1 becomes 2, a word and the end; 4 is the limit, and so has no end."""
+    drawn = Counter(
+        (answer.length, answer.finish_reason)
+        for answer in (RANDOM.answer(PROMPT, "", max_tokens=4, request_index=i) for i in range(4000))
+    )
+    shares = {how: count / 4000 for how, count in drawn.items()}
+    assert shares == pytest.approx({(2, "stop"): 0.5, (3, "stop"): 0.25, (4, "length"): 0.25}, abs=0.03)
+
+
 def test_a_limit_of_one_token_gives_one_that_is_text() -> None:
     for index in range(50):
         answer = RANDOM.answer(PROMPT, "", max_tokens=1, request_index=index)
@@ -300,7 +310,8 @@ def test_answers_do_not_depend_on_the_process() -> None:
     code = (
         "from ghostfleet_simulator.text.answer import RandomAnswers\n"
         "from ghostfleet_simulator.text.tokenizer import Tokenizer\n"
-        "print(RandomAnswers(Tokenizer(), 1).answer([1, 2], '', max_tokens=50, seed=3).text(0, 50).decode())"
+        "answer = RandomAnswers(Tokenizer(), 1).answer([1, 2], '', max_tokens=50, seed=3, ignore_eos=True)\n"
+        "print(answer.text(0, 50).decode())"
     )
     done = [
         subprocess.run(
@@ -313,7 +324,7 @@ def test_answers_do_not_depend_on_the_process() -> None:
         for seed in ("1", "2")
     ]
     assert done[0] == done[1]
-    assert len(done[0]) > 2
+    assert len(done[0]) > 100
 
 
 def test_a_long_answer_costs_nothing_until_it_is_read() -> None:
@@ -331,6 +342,13 @@ def test_servers_that_share_a_tokenizer_share_its_sentences() -> None:
     one, two = RandomAnswers(tokenizer, 1), RandomAnswers(tokenizer, 2)
     assert one._sentences is two._sentences
     assert RandomAnswers(Tokenizer(), 1)._sentences is not one._sentences
+
+
+def test_no_sentence_comes_twice_in_a_row() -> None:
+    answers = RandomAnswers(TOKENIZER, 0, Sentences(TOKENIZER, ["Ja.", "Nein."]))
+    said = text_of(answers.answer(PROMPT, "", max_tokens=300, ignore_eos=True)).split(" ")
+    assert len(said) > 50
+    assert all(first != second for first, second in itertools.pairwise(said))
 
 
 def test_sentences_of_ones_own() -> None:
