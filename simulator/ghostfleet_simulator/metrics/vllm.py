@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.config import KVCache, ServerConfig
 from ghostfleet_simulator.metrics.families import (
     AnySeries,
     Family,
@@ -258,11 +258,11 @@ def cache_config(config: ServerConfig, engine: str) -> dict[str, str]:
     known = {
         "engine": engine,
         "block_size": block_size,
-        "user_specified_block_size": str("block_size" in cache.model_fields_set),
+        "user_specified_block_size": str(cache.block_size != KVCache().block_size),
         "gpu_memory_utilization": "0.92",
         "cache_dtype": "auto",
         "num_gpu_blocks": str(cache.blocks),
-        "num_gpu_blocks_override": str(cache.blocks) if "blocks" in cache.model_fields_set else "None",
+        "num_gpu_blocks_override": str(cache.blocks) if cache.blocks != KVCache().blocks else "None",
         "prefix_caching_hash_algo": "sha256",
         "prefix_cache_retention_interval": "0",
         "kv_cache_dtype_skip_layers": "[]",

@@ -54,11 +54,12 @@ class _Follower:
         self._known = known and (known.revision, known.hash)
         self._seen: bytes | None = None
         self._complaint = ""
+        self._was_empty = False
 
     def look(self) -> None:
         try:
             content = self._path.read_bytes()
-            if content == self._seen:
+            if content == self._seen or self._being_written(content):
                 return
             document = Document.parse(read_mapping(self._path))
             if (document.revision, document.hash) != self._known:
@@ -72,6 +73,11 @@ class _Follower:
         else:
             self._complaint = ""
         self._seen = content
+
+    def _being_written(self, content: bytes) -> bool:
+        """Whether the file is empty for the first time: a plain write empties it before it fills it."""
+        was_empty, self._was_empty = self._was_empty, not content
+        return self._was_empty and not was_empty
 
     def _complain(self, reason: str) -> None:
         if reason != self._complaint:

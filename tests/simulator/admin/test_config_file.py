@@ -139,6 +139,19 @@ async def test_the_file_as_it_is_when_following_begins_is_offered(server: _Serve
     await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.usefixtures("following")
+async def test_an_empty_file_is_one_that_is_being_written_until_it_stays_empty(
+    server: _Server, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text("")
+    await asyncio.sleep(0.8)
+    assert not caplog.records
+    (path.parent / "neighbour").write_text("x")
+    await _until(lambda: any("config: required" in record.getMessage() for record in caplog.records))
+    path.write_text(_text(30, 2))
+    await _until(lambda: server.in_force.revision == 2)
+
+
 async def test_what_the_process_started_with_does_not_end_a_patch(server: _Server, path: Path) -> None:
     server.in_force = patched = server.in_force.patch({"answers": {"mode": "Echo"}})
     task = asyncio.create_task(follow(path, server.offer, _document(20, 1)))

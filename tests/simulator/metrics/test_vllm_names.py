@@ -157,6 +157,10 @@ def test_the_cache_size_is_computed_as_vllm_does() -> None:
     assert labels["engine"] == "3"
     assert (labels["user_specified_block_size"], labels["num_gpu_blocks_override"]) == ("True", "43")
     assert labels["enable_prefix_caching"] == "False"
+    # A document spells every default out, and that is not the user's choice.
+    spelled_out = ServerConfig(model=ModelSettings(name="m"), kv_cache=KVCache(block_size=16, blocks=16384))
+    labels = cache_config(spelled_out, "0")
+    assert (labels["user_specified_block_size"], labels["num_gpu_blocks_override"]) == ("False", "None")
 
 
 @pytest.mark.parametrize(
