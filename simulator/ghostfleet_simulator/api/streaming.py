@@ -152,7 +152,10 @@ class EventStream(Response):
 
         def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> StreamedChoice:
             chunk = chunks_for(self._work, prompt, index, created, self._server.fingerprint)
-            stops = self._server.detokenizer(prompt.sampling) if prompt.sampling.stop else None
+            sampling = prompt.sampling
+            # Without stop strings the fragments of an answer are its text, but for a stop token that is to be shown.
+            watched = bool(sampling.stop) or sampling.include_stop_str_in_output or not sampling.skip_special_tokens
+            stops = self._server.detokenizer(sampling) if watched else None
             plain = stops is None and not self._work.continuous_usage
             choice = StreamedChoice(connection, generation, seq, answer, chunk, opening, stops, plain=plain)
             chunks.append(chunk)

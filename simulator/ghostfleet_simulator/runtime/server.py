@@ -145,13 +145,13 @@ class SimulatedServer:
 
     def generate(self, work: Work, arrival_us: int, make_output: OutputFactory) -> Generation:
         """Queue the sequences of a request that arrived at `arrival_us`; their outputs get the tokens as they come."""
-        number, self._requests = self._requests, self._requests + 1
         generation = Generation(self._driver)
         prompts: list[list[Sequence]] = []
         index = 0
         for prompt in work.prompts:
             sampling = prompt.sampling
             prompts.append([])
+            number, self._requests = self._requests, self._requests + 1
             for choice in range(sampling.n):
                 answer = self._answers.answer(
                     prompt.token_ids,
