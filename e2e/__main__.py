@@ -20,7 +20,7 @@ from e2e import cache, diagnostics, shell
 from e2e.build import binaries
 from e2e.images.build import NAMES, Images, version
 from e2e.kind import engine
-from e2e.kind.cluster import TOOLS, Cluster
+from e2e.kind.cluster import TOOLS, Cluster, default_workers
 
 REPOSITORY = Path(__file__).parents[1]
 CHART = REPOSITORY / "charts" / "ghostfleet"
@@ -47,20 +47,16 @@ def main(arguments: list[str]) -> int:
     """Run it all; pytest's exit code."""
     images = Images(os.environ.get("IMAGE_PREFIX", ""))
     keep = os.environ.get("KEEP") == "1"
-    try:
-        with _given(keep) if os.environ.get("KUBECONFIG") else _kind(images, keep) as target:
-            try:
-                _install(target, images)
-            except shell.Failure:
-                _dump(target)
-                raise
-            code = _pytest(target, images, arguments)
-            if code:
-                _dump(target)
-            return code
-    except shell.Failure as failure:
-        shell.say(f"e2e: {failure}")
-        return 1
+    with _given(keep) if os.environ.get("KUBECONFIG") else _kind(images, keep) as target:
+        try:
+            _install(target, images)
+        except shell.Failure:
+            _dump(target)
+            raise
+        code = _pytest(target, images, arguments)
+        if code:
+            _dump(target)
+        return code
 
 
 @contextmanager
@@ -82,11 +78,11 @@ def _given(keep: bool) -> Iterator[Target]:
 def _kind(images: Images, keep: bool) -> Iterator[Target]:
     """A kind cluster with the images on its nodes; no other run on this machine has it meanwhile."""
     with cache.exclusive("cluster"):
+        for which in NAMES:
+            images.build(which)
         cluster = Cluster(engine.choose())
         try:
-            for which in NAMES:
-                images.build(which)
-            cluster.up(int(os.environ.get("E2E_WORKERS", "0")))
+            cluster.up(default_workers())
             cluster.load([images.archive(which) for which in NAMES])
             yield Target(cluster.environment(), cluster.command())
         finally:
@@ -132,4 +128,4 @@ def _silence() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    shell.exit_with("e2e", lambda: main(sys.argv[1:]))

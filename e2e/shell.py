@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 Command = Sequence[str | Path]
 
@@ -49,3 +52,21 @@ def step(what: str) -> Iterator[None]:
     say(f"{what} ...")
     yield
     say(f"{what}: {time.monotonic() - began:.1f} s")
+
+
+def exit_with(name: str, main: Callable[[], int]) -> NoReturn:
+    """End the process as `main` says: a Failure is told in words, and a signal lets clean-up run first."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = main()
+    except Failure as failure:
+        say(f"{name}: {failure}")
+        code = 1
+    except KeyboardInterrupt:
+        say(f"{name}: interrupted")
+        code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

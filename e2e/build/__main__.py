@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from e2e import shell
 from e2e.build import binaries
@@ -22,13 +21,9 @@ def main() -> int:
     names = parser.parse_args().component
     if unknown := [name for name in names if name not in COMPONENTS]:
         parser.error(f"no such component: {', '.join(unknown)} (known: {', '.join(COMPONENTS)})")
-    try:
-        print(binaries.ensure(names))
-    except shell.Failure as error:
-        shell.say(f"e2e.build: {error}")
-        return 1
+    print(binaries.ensure(names))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shell.exit_with("e2e.build", main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from e2e import shell
 from e2e.images.build import NAMES, Images
@@ -26,17 +25,13 @@ def main() -> int:
     if unknown := set(wanted) - set(NAMES):
         parser.error(f"no such image: {', '.join(unknown)} (known: {', '.join(NAMES)})")
     images = Images(os.environ.get("IMAGE_PREFIX", ""))
-    try:
-        for which in wanted:
-            images.build(which)
-            if arguments.push:
-                images.push(which)
-            print(images.name(which))
-    except shell.Failure as failure:
-        shell.say(f"e2e.images: {failure}")
-        return 1
+    for which in wanted:
+        images.build(which)
+        if arguments.push:
+            images.push(which)
+        print(images.name(which))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shell.exit_with("e2e.images", main)

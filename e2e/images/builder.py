@@ -55,9 +55,10 @@ class Builder:
 
 
 def choose() -> Builder:
-    """Docker where `docker info` answers; else buildah, installed from Debian's packages where it is missing."""
-    if shell.succeeds(["docker", "info"], timeout=20):
-        return Builder("docker", os.environ | {"DOCKER_BUILDKIT": "1"}, ["build"])
+    """Docker where `docker info` answers and it can build; else buildah, from Debian's packages where it is missing."""
+    docker = os.environ | {"DOCKER_BUILDKIT": "1"}  # the Dockerfiles mount secrets
+    if shell.succeeds(["docker", "info"], timeout=20) and shell.succeeds(["docker", "build", "--help"], env=docker):
+        return Builder("docker", docker, ["build"])
     debian.require("buildah")
     # chroot: RUN needs neither a container runtime nor a network of its own
     settings = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}

@@ -12,24 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 
 from e2e import cache, shell
 from e2e.images import builder
 from e2e.kind import engine
-from e2e.kind.cluster import Cluster
-
-
-def main() -> int:
-    """Run the command line; the exit code."""
-    arguments = _parser().parse_args()
-    try:
-        return _act(arguments)
-    except shell.Failure as failure:
-        shell.say(f"e2e.kind: {failure}")
-        return 1
+from e2e.kind.cluster import Cluster, default_workers
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,8 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     up = actions.add_parser("up")
-    workers = int(os.environ.get("E2E_WORKERS", "0"))
-    up.add_argument("--workers", type=int, default=workers, help="nodes beside the control plane (E2E_WORKERS, or 0)")
+    up.add_argument("--workers", type=int, help="nodes beside the control plane (by default E2E_WORKERS, or 0)")
     actions.add_parser("load").add_argument("image", nargs="+")
     actions.add_parser("with").add_argument("command", nargs=argparse.REMAINDER)
     actions.add_parser("down")
@@ -47,13 +35,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _act(arguments: argparse.Namespace) -> int:
+def main() -> int:
+    """Run the command line; the exit code."""
+    arguments = _parser().parse_args()
     chosen = engine.choose()
     cluster = Cluster(chosen)
     match arguments.action:
         case "up":
             with cache.exclusive("cluster"):
-                cluster.up(arguments.workers)
+                cluster.up(default_workers() if arguments.workers is None else arguments.workers)
         case "load":
             with tempfile.TemporaryDirectory() as folder:
                 cluster.load([_archive(image, Path(folder)) for image in arguments.image])
@@ -80,4 +70,4 @@ def _archive(image: str, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shell.exit_with("e2e.kind", main)

@@ -15,6 +15,14 @@ NAME = "ghostfleet-e2e"
 TOOLS = ("kind", "kubectl", "helm")
 
 
+def default_workers() -> int:
+    """How many nodes a cluster has beside its control plane: E2E_WORKERS, or 0."""
+    given = os.environ.get("E2E_WORKERS") or "0"
+    if not given.isdecimal():
+        raise shell.Failure(f"E2E_WORKERS={given}: must be a whole number, 0 or more")
+    return int(given)
+
+
 class Cluster:
     """The one kind cluster of this machine's end-to-end tests."""
 
