@@ -104,7 +104,7 @@ def path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
 
 
 def condition(obj: Json, aspect: str) -> Json:
-    found = [c for c in (obj.get("status") or {}).get("conditions", []) if c["type"] == aspect]
+    found = [c for c in (obj.get("status") or {}).get("conditions") or [] if c["type"] == aspect]
     return dict(found[0]) if found else {}
 
 

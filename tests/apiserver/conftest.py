@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-
 from tests.apiserver import control_plane
 from tests.apiserver.cluster import CRD, Cluster, condition, eventually
 from tests.apiserver.control_plane import ControlPlane, Unavailable

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import httpx
 import yaml
-
 from e2e import shell
 from e2e.build import binaries
 from e2e.build.components import API_SERVER
@@ -55,8 +54,8 @@ def programs() -> Path:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[ControlPlane]:
-    """Start both below `folder`, and end them."""
+def running(folder: Path, *flags: str) -> Iterator[ControlPlane]:
+    """Start both below `folder`, the API server with further `flags`, and end them."""
     found = programs()
     etcd_port, peer_port, port = free_ports(3)
     etcd = [
@@ -85,6 +84,7 @@ def running(folder: Path) -> Iterator[ControlPlane]:
         "--disable-admission-plugins=ServiceAccount",
         "--enable-priority-and-fairness=false",
         "--profiling=false",
+        *flags,
     ]
     with process(etcd, folder / "etcd.log"), process(api_server, folder / "kube-apiserver.log") as server:
         _wait(plane, server, folder / "kube-apiserver.log")
@@ -95,8 +95,12 @@ def running(folder: Path) -> Iterator[ControlPlane]:
 def process(command: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program until the block ends or this process dies, its output in a file."""
     with log.open("ab") as output:
-        child = subprocess.Popen(  # noqa: PLW1509  (the one thread of a test session starts it)
-            command, stdout=output, stderr=output, env={**os.environ, **(env or {})}, preexec_fn=_die_with_parent
+        child = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(env or {})},
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - a test session has one thread
         )
     try:
         yield child

@@ -138,6 +138,8 @@ class OperatorProcess:
         self._queue.close()
         if self._workers:
             await asyncio.wait([self._workers], timeout=_STOP_SECONDS)
+        # kopf's own task that waits for this flag would else hold the process up for five seconds.
+        self._stop.set()
         log.info("stopped")
 
     def _ended(self, workers: asyncio.Task[None]) -> None:

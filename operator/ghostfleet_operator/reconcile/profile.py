@@ -9,7 +9,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from ghostfleet_operator.kinds.profile import LatencyProfile, LatencyProfileStatus, parse_profile
-from ghostfleet_operator.reconcile.api import PROFILE, SERVER, Key, KubeApi, Object
+from ghostfleet_operator.reconcile.api import OWN, PROFILE, SERVER, Key, KubeApi, Object
 from ghostfleet_operator.reconcile.mapping import users
 from ghostfleet_operator.reconcile.store import Reader, Store
 from ghostfleet_operator.status import profile_status
@@ -44,7 +44,7 @@ class ProfileReconciler:
         live_at = self._live_at.get((namespace, name), 0.0)
         live = self._clock() >= live_at
         before = self._store.get(PROFILE, namespace, name)
-        raw = await Reader(self._api, self._store, live=live).get(PROFILE, namespace, name)
+        raw = await Reader(self._api, self._store, live=OWN if live else ()).get(PROFILE, namespace, name)
         if raw is None:
             self._live_at.pop((namespace, name), None)
             if before is not None:

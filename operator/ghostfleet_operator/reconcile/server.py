@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -24,6 +24,7 @@ from ghostfleet_operator.plan.kubernetes import (
 )
 from ghostfleet_operator.plan.replicas import ServerPlan, plan
 from ghostfleet_operator.reconcile.api import (
+    CHILDREN,
     CONFIG_MAP,
     DEPLOYMENT,
     POD,
@@ -31,6 +32,7 @@ from ghostfleet_operator.reconcile.api import (
     SERVER,
     Conflict,
     Invalid,
+    Kind,
     KubeApi,
     KubeError,
     Object,
@@ -52,6 +54,14 @@ _BLOCKED_SECONDS: Final = 15.0
 _LEFTOVER_SECONDS: Final = 2.0
 _LAGGING_SECONDS: Final = 1.0
 """First wait before pods that did not acknowledge are pushed to again; doubled up to the usual round."""
+
+
+_ALL: Final = frozenset({SERVER, PROFILE, POD, *CHILDREN})
+_DECISIVE: Final = frozenset({SERVER, PROFILE, CONFIG_MAP})
+
+
+class _Unconfirmed(Exception):
+    """A new revision would be given out on the word of watches, which may be behind; ask the API first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ class _Pass:
     raw: Object
     reader: Reader
     memory: _Memory
-    live: bool
+    kinds: Collection[Kind]
     began: datetime
     previous: ServerStatus
     names: ChildNames
@@ -100,6 +110,11 @@ class _Pass:
     obstacle: Obstacle | None = None
     error: KubeError | None = None
     delay: float | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether everything is read from the API itself."""
+        return self.kinds is _ALL
 
     @property
     def place(self) -> tuple[str, str]:
@@ -139,26 +154,33 @@ class ServerReconciler:
         """One pass; seconds until the next one is due without any event, or None. Raises `KubeError`."""
         memory = self._memories.get((namespace, name))
         live = memory is None or self._clock() >= memory.live_at
-        reader = Reader(self._api, self._store, live=live)
+        try:
+            return await self._pass(namespace, name, _ALL if live else ())
+        except _Unconfirmed:
+            return await self._pass(namespace, name, _DECISIVE)
+
+    async def _pass(self, namespace: str, name: str, kinds: Collection[Kind]) -> float | None:
+        """A pass that asks the API itself about `kinds` and takes the store's word for the others."""
+        reader = Reader(self._api, self._store, live=kinds)
         raw = await reader.get(SERVER, namespace, name)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
             # The children go by their owner references; there is nothing else to clean up.
             self._memories.pop((namespace, name), None)
             return None
-        uid = raw["metadata"]["uid"]
+        uid, memory = raw["metadata"]["uid"], self._memories.get((namespace, name))
         if memory is None or memory.uid != uid:
-            memory, live = self._memory(uid), True
-            reader = Reader(self._api, self._store, live=True)
+            memory, kinds = self._memory(uid), _ALL
+            reader = Reader(self._api, self._store, live=kinds)
             self._memories[namespace, name] = memory
         names = ChildNames.of(name, uid)
-        run = _Pass(raw, reader, memory, live, self._now(), parse_status(raw), names)
+        run = _Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names)
         try:
             await self._work(run)
         except (Conflict, Invalid):
             # The store may be behind what the API has: decide again on the API's own word.
             memory.live_at = 0.0
             raise
-        if live:
+        if run.live:
             memory.live_at = self._clock() + self._spread(self._settings.resync_seconds)
         return min(run.delay or self._settings.resync_seconds, max(0.0, memory.live_at - self._clock()))
 
@@ -188,6 +210,8 @@ class ServerReconciler:
         memory, desired = run.memory, run.previous.profile.desired if run.previous.profile else None
         floor = max(memory.floor, memory.pods.highest_revision(run.pods), desired.revision if desired else 0)
         run.plan = plan(resolved, current, floor)
+        if not run.kinds and (current is None or current.revision != run.plan.revision):
+            raise _Unconfirmed
         options = Options(
             simulator_image=self._settings.simulator_image,
             token=admin_token(self._settings.key, run.memory.uid),

@@ -5,7 +5,7 @@ Watches may miss a deletion, so nothing is ever done because of what is *not* in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL, selector
@@ -79,9 +79,9 @@ def _newer(meta: dict[str, Any], known: dict[str, Any]) -> bool:
 
 
 class Reader:
-    """Reads for one pass: from the store or, in a live pass, once from the API, which also mends the store."""
+    """Reads for one pass: from the store or, for the kinds in `live`, once from the API, which also mends the store."""
 
-    def __init__(self, api: KubeApi, store: Store, *, live: bool) -> None:
+    def __init__(self, api: KubeApi, store: Store, *, live: Collection[Kind]) -> None:
         self._api = api
         self._store = store
         self._live = live
@@ -91,7 +91,7 @@ class Reader:
         """The object. That it is absent is always asked of the API."""
         place = (kind, namespace, name)
         known = self._store.get(*place)
-        if place in self._asked or (known and not self._live):
+        if place in self._asked or (known and kind not in self._live):
             return known
         found = await self._api.get(*place)
         self._asked.add(place)
@@ -103,7 +103,7 @@ class Reader:
 
     async def of_server(self, kind: Kind, namespace: str, server: str) -> list[Object]:
         """Objects of a kind that carry the label of a server, sorted by name."""
-        if self._live:
+        if kind in self._live:
             found = await self._api.list(kind, namespace, selector(server))
             here = {obj["metadata"]["name"] for obj in found}
             for known in self._store.of_server(kind, namespace, server):
