@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.profiling import Stacks, native_shares
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).with_name('toy_server.py')))}"
@@ -136,33 +135,3 @@ def test_a_server_that_cannot_be_measured_gets_one_line_and_exit_code_1(flags: l
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("bench: ")
     assert words in done.stderr.splitlines()[-1]
-
-
-def test_the_sampler_finds_where_the_cpu_time_goes(tmp_path: Path) -> None:
-    """Of two functions that work, one three times as long, and one that sleeps, the shares come out as they are."""
-    out = tmp_path / "stacks.json"
-    code = (
-        "import os, signal, sys, time\nfrom pathlib import Path\nfrom bench.sampler import Sampler\n"
-        "def burn(seconds):\n  until = time.process_time() + seconds\n  while time.process_time() < until: pass\n"
-        "def often(): burn(0.3)\ndef seldom(): burn(0.1)\ndef sleeper(): time.sleep(0.5)\n"
-        "Sampler(Path(sys.argv[1])).install()\nos.kill(os.getpid(), signal.SIGUSR1)\n"
-        "for _ in range(3): often(); seldom(); sleeper()\n"
-        "os.kill(os.getpid(), signal.SIGUSR1)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(out)], cwd=ROOT, check=True, timeout=60)
-    stacks = Stacks.read(out)
-    inclusive = stacks.inclusive()
-    shares = {name: inclusive[f"{name} (<string>)"] / stacks.total for name in ("often", "seldom", "sleeper", "burn")}
-    assert shares["often"] == pytest.approx(0.75, abs=0.1)
-    assert shares["seldom"] == pytest.approx(0.25, abs=0.1)
-    assert shares["sleeper"] < 0.05
-    assert shares["burn"] > 0.95
-    assert stacks.own()["burn (<string>)"] > 0.9 * stacks.total
-
-
-def test_samples_of_perf_become_microseconds() -> None:
-    """300 of 400 samples of 10 us are 7.5 us; lines that are no samples are passed over."""
-    text = "# header\n 300   ;[kernel.kallsyms]  ;[k] tcp_sendmsg  ;-      -\n 100;libpython3.11.so;[.] _PyEval\n\n"
-    table = native_shares(text, 10.0)
-    assert "    7.50   75.0%  [k] tcp_sendmsg ([kernel.kallsyms])" in table
-    assert "    2.50   25.0%  libpython3.11.so" in table
