@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ghostfleet_operator.cli.errors import CommandError, Exit
 from ghostfleet_operator.cli.parser import Parser, say
-from ghostfleet_operator.local.state import StateFolder, default_folder
+from ghostfleet_operator.local.state import StateFolder, command_line, default_folder
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         os.kill(supervisor, signal.SIGTERM)
     end = time.monotonic() + given.timeout
     while time.monotonic() < end:
-        if folder.holder() != supervisor:
+        if folder.holder() != supervisor and not command_line(supervisor):
             say("the fleet is stopped")
             return Exit.OK
         time.sleep(0.05)

@@ -143,7 +143,7 @@ class StateFolder:
         """Processes of replicas in this folder that live though their supervisor does not."""
         fleet = self.fleet() or {}
         pids = [replica.get("pid") for server in fleet.get("servers", []) for replica in server.get("replicas", [])]
-        return [pid for pid in pids if isinstance(pid, int) and str(self.path) in _command_line(pid)]
+        return [pid for pid in pids if isinstance(pid, int) and str(self.path) in command_line(pid)]
 
     def end_leftovers(self, patience: float = 5.0) -> int:
         """Ends the processes that a killed supervisor left; returns how many there were."""
@@ -161,7 +161,7 @@ class StateFolder:
         return len(pids)
 
 
-def _command_line(pid: int) -> str:
+def command_line(pid: int) -> str:
     """The command line of a process, to be sure that a number still means the process it meant; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

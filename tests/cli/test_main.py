@@ -1,0 +1,194 @@
+"""The `ghostfleet` command as a person meets it: help, mistakes, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ghostfleet_simulator import __version__
+
+GHOSTFLEET = Path(sys.executable).with_name("ghostfleet")
+COMMANDS = ("serve", "up", "status", "apply", "down", "operator")
+
+
+def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [GHOSTFLEET, *words], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **variables}
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_help_is_instant_and_names_every_command() -> None:
+    """Nothing is imported before a command is known: help takes less than 150 ms."""
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        result = run("--help")
+        times.append(time.monotonic() - began)
+    assert result.returncode == 0
+    assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
+    assert min(times) < 0.15
+
+
+def test_no_command_shows_help_and_fails() -> None:
+    """A script that forgot its command notices."""
+    assert run().returncode == 2
+    assert "usage: ghostfleet COMMAND" in run().stdout
+
+
+@pytest.mark.parametrize("words", [["--version"], ["serve", "--version"]])
+def test_version(words: list[str]) -> None:
+    """The version of the installed distribution."""
+    assert run(*words).stdout == f"ghostfleet {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    """And it goes to standard output."""
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"usage: ghostfleet {command}")
+
+
+def test_help_of_serve_explains_every_flag() -> None:
+    """Flags, their meaning and defaults come from the models."""
+    text = run("serve", "--help").stdout
+    for line in ("  --max-num-seqs VALUE", "  --served-model-name VALUE [VALUE ...]", "  --mode echo|random"):
+        assert line in text
+    assert "Most sequences that run at the same time. (default: 256)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["serv"], "ghostfleet: unknown command 'serv'; did you mean 'serve'?"),
+        (
+            ["frobnicate"],
+            "ghostfleet: unknown command 'frobnicate'; there are serve, up, status, apply, down, operator",
+        ),
+        (
+            ["serve", "--max-num-seq", "1"],
+            "ghostfleet serve: --max-num-seq: unknown flag; did you mean --max-num-seqs?",
+        ),
+        (["serve"], "ghostfleet serve: --model: required, but not given"),
+        (
+            ["serve", "m", "--seed", "-1"],
+            "ghostfleet serve: --seed: Input should be greater than or equal to 0, not '-1'",
+        ),
+        (["up", "-f", "/gone.yaml"], "ghostfleet up: /gone.yaml: cannot be read: No such file or directory"),
+        (
+            ["up", "-f", "/gone.yaml", "--detach"],
+            "ghostfleet up: /gone.yaml: cannot be read: No such file or directory",
+        ),
+        (["up"], "ghostfleet up: the following arguments are required: -f/--file"),
+        (["up", "-f", "x", "--detahc"], "ghostfleet up: --detahc: unknown flag; did you mean --detach?"),
+        (["up", "-f", "x", "--drain", "soon"], "ghostfleet up: --drain: invalid int value: 'soon'"),
+        (["status", "extra"], "ghostfleet status: extra: unexpected argument"),
+        (["operator", "--workers", "0"], "ghostfleet operator: --workers: '0' is not a whole number of at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], line: str, tmp_path: Path) -> None:
+    """No usage text, no traceback: what is wrong and what was meant."""
+    result = run(*words, XDG_RUNTIME_DIR=str(tmp_path))
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", line + "\n")
+
+
+@pytest.mark.parametrize("command", ["status", "apply"])
+def test_without_a_fleet(command: str, tmp_path: Path) -> None:
+    """Commands on a fleet say that there is none, and where they looked; `down` has nothing to do."""
+    words = ["apply", "-f", "x"] if command == "apply" else [command]
+    result = run(*words, XDG_RUNTIME_DIR=str(tmp_path))
+    folder = tmp_path / "ghostfleet"
+    assert result.returncode == 1
+    assert (
+        result.stderr
+        == f"ghostfleet {command}: no fleet runs (state folder {folder}); `ghostfleet up -f FILE` starts one\n"
+    )
+    assert run("down", XDG_RUNTIME_DIR=str(tmp_path)).returncode == 0
+
+
+def test_all_problems_of_a_fleet_are_told_and_nothing_starts(tmp_path: Path) -> None:
+    """One line each, exit code 2, no state left."""
+    file = tmp_path / "fleet.yaml"
+    file.write_text(
+        "apiVersion: ghostfleet.dev/v1alpha1\nkind: SimulatedModelServer\nmetadata: {name: one}\n"
+        "spec: {model: {name: m}, replicas: -1, sed: 3, profile: {}, profileRef: {name: x}}\n"
+    )
+    result = run("up", "-f", str(file), XDG_RUNTIME_DIR=str(tmp_path))
+    assert result.returncode == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) >= 2
+    assert all(line.startswith(f"ghostfleet up: {file}: SimulatedModelServer one: spec") for line in lines)
+    assert not (tmp_path / "ghostfleet" / "fleet.json").exists()
+
+
+def test_a_state_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    """The flag is named, and why it does not work."""
+    file = tmp_path / "file"
+    file.write_text("")
+    result = run("up", "-f", str(file), "--state", str(file / "below"))
+    assert result.returncode == 2
+    assert result.stderr == f"ghostfleet up: --state {file / 'below'}: cannot be used: Not a directory\n"
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+    """A second server on the same port ends with a line that names it."""
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = run("serve", "m", "--host", "127.0.0.1", "--port", str(port))
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in result.stderr
+
+
+def test_output_that_nobody_reads_is_no_failure_to_explain() -> None:
+    """`ghostfleet serve --help | head -1` says nothing about broken pipes."""
+    result = subprocess.run(
+        f"{GHOSTFLEET} serve --help | head -1", shell=True, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stderr == ""
+
+
+def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
+    """A server that is interrupted ends with code 0 and without a traceback."""
+    log, port = tmp_path / "log", free_port()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [GHOSTFLEET, "serve", "m", "--host", "127.0.0.1", "--port", str(port)], stderr=output
+        )
+    end = time.monotonic() + 30
+    while "serving" not in log.read_text() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert "Traceback" not in log.read_text()
+
+
+def test_the_operator_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    """The base distribution has no Kubernetes client; the line names the command that brings it."""
+    hidden = tmp_path / "sitecustomize.py"
+    hidden.write_text(
+        "import importlib.util as u\nfound = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'kopf' else found(name, *rest)\n"
+    )
+    result = run("operator", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr == (
+        "ghostfleet operator: needs kopf, which the extra `operator` brings: "
+        f"pip install 'ghostfleet[operator]=={__version__}'\n"
+    )
