@@ -1,9 +1,9 @@
 """Runs a console command of this environment under a sampling profiler: `python -m bench.sampler OUT COMMAND ...`.
 
 The kernel sends SIGPROF whenever the main thread has used another millisecond of CPU time, and the handler notes the
-Python stack; waiting is not seen, and time in a C call counts for the line that made it. The clock is a perf event, which
-is exact. The timers of `setitimer` are not: those of CPU time go by the kernel's ticks, and a server that wakes on a grid
-of milliseconds is in step with them and hardly ever seen; one of wall time also counts waiting for a core.
+Python stack; waiting is not seen, and time in a C call counts for the line that made it. The clock is a perf event,
+which is exact. The timers of `setitimer` are not: those of CPU time go by the kernel's ticks, and a server that wakes
+on a grid of milliseconds is in step with them and hardly ever seen; one of wall time also counts waiting for a core.
 
 SIGUSR1 begins the sampling, a second one ends it and writes OUT, innermost frame first:
 `{"stacks": [[count, [[function, file, line], ...]], ...]}`.
