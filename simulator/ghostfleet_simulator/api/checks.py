@@ -42,6 +42,7 @@ def chat(data: dict[str, Any]) -> None:
     _chat_logprobs(data)
     _stream_options(data)
     _response_format(data)
+    _tool_calls_iterable(data)
     _cache_salt(data)
     _mm_payload(data)
 
@@ -71,6 +72,12 @@ def _messages_iterable(data: Mapping[str, Any]) -> None:
     messages = data.get("messages", [])
     if messages is None or isinstance(messages, (bool, int, float)):
         raise bad_request(f"'{type(messages).__name__}' object is not iterable")
+
+
+def _tool_calls_iterable(data: Mapping[str, Any]) -> None:
+    for message in data.get("messages", ()):
+        if type(message) is dict and isinstance(calls := message.get("tool_calls"), (bool, int, float)):
+            raise bad_request(f"'{type(calls).__name__}' object is not iterable")
 
 
 def _generation_prompt(data: Mapping[str, Any]) -> None:
@@ -199,10 +206,14 @@ def _stream_options(data: Mapping[str, Any]) -> None:
 
 def _response_format(data: Mapping[str, Any]) -> None:
     given = data.get("response_format")
-    if isinstance(given, dict) and given.get("type") == "json_schema" and given.get("json_schema") is None:
+    if not isinstance(given, dict):
+        return
+    if given.get("type") == "json_schema" and given.get("json_schema") is None:
         raise validation_error(
             "When response_format type is 'json_schema', the 'json_schema' field must be provided.", "response_format"
         )
+    if given.get("type") == "structural_tag" and not ("format" in given or {"structures", "triggers"} <= given.keys()):
+        raise validation_error("Invalid response_format structural_tag specification.", "response_format")
 
 
 def _cache_salt(data: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
+from starlette.exceptions import HTTPException
+
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+>")
 _TRACE: Final = re.compile(r'\n?\s*File "[^"]+", line \d+, in \S+(\n\s+.*)?')
 _PATH: Final = re.compile(r"/(?:home|usr|opt|var|tmp|root|lib|mnt|srv)(?:/[\w.\-]+)+")
@@ -168,6 +170,6 @@ def malformed_json(reason: str, position: int) -> ApiError:
     )
 
 
-def unreadable_body() -> ApiError:
-    """The answer to a body whose bytes are not even text."""
-    return ApiError(400, HTTPStatus.BAD_REQUEST.phrase, "There was an error parsing the body")
+def unreadable_body() -> HTTPException:
+    """The answer to a body whose bytes are not even text; FastAPI's own, `{"detail": ...}`."""
+    return HTTPException(400, "There was an error parsing the body")

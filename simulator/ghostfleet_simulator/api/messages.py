@@ -149,7 +149,9 @@ _AnyMessage = (
 
 
 def _plain(message: object) -> bool:
-    return type(message) is dict and type(message.get("role")) is str and type(message.get("content")) is str
+    if type(message) is not dict or len(message) != 2:
+        return False
+    return type(message.get("role")) is str and type(message.get("content")) is str
 
 
 def _validated(value: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
@@ -217,4 +219,7 @@ def text_of(content: str | Sequence[Any] | None, model: str) -> str:
 
 def conversation(messages: Sequence[Any], model: str) -> list[dict[str, Any]]:
     """The messages with their contents as plain text, ready for a chat template. Raises `ApiError`."""
+    if any("role" not in message for message in messages):
+        # A Harmony message is accepted, and then not understood by a model that does not speak Harmony.
+        raise bad_request("'Message' object is not subscriptable")
     return [{**message, "content": text_of(message.get("content"), model)} for message in messages]

@@ -13,9 +13,16 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ghostfleet_simulator.api import checks
-from ghostfleet_simulator.api.errors import invalid_body, malformed_json, unreadable_body, wrong_media_type
+from ghostfleet_simulator.api.errors import (
+    invalid_body,
+    malformed_json,
+    unreadable_body,
+    validation_error,
+    wrong_media_type,
+)
 from ghostfleet_simulator.api.messages import Messages
 
 MAX_STOP_STRINGS: Final = 4
@@ -77,10 +84,11 @@ class LegacyStructuralTagResponseFormat(_Body):
     triggers: list[str]
 
 
-class StructuredOutputsParams(BaseModel):
-    """A constraint on the answer's text."""
+@dataclass
+class StructuredOutputsParams:
+    """A constraint on the answer's text, exactly one."""
 
-    json_: str | dict[str, Any] | None = Field(default=None, alias="json")
+    json: str | dict[str, Any] | None = None
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
@@ -90,13 +98,39 @@ class StructuredOutputsParams(BaseModel):
     whitespace_pattern: str | None = None
     structural_tag: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `ApiError` unless there is exactly one constraint."""
+        given = [self.json, self.regex, self.choice, self.grammar, self.json_object, self.structural_tag]
+        count = sum(constraint is not None for constraint in given)
+        if count != 1:
+            said, what = ("can only", "multiple") if count else ("must", "none")
+            # vLLM shows all of its object, two fields of its own at the end included.
+            shown = {**self.__dict__, "_backend": None, "_backend_was_auto": False}
+            raise validation_error(
+                f"You {said} use one kind of structured outputs constraint but {what} are specified: {shown}"
+            )
 
-class RepetitionDetectionParams(BaseModel):
+
+@dataclass
+class RepetitionDetectionParams:
     """When an answer that repeats itself is cut off."""
 
     max_pattern_size: int = 0
     min_pattern_size: int = 0
     min_count: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `ApiError` for sizes that contradict each other."""
+        if self.max_pattern_size < 0 or self.min_pattern_size < 0 or self.min_pattern_size > self.max_pattern_size:
+            raise validation_error(
+                "max_pattern_size, min_pattern_size must be >=0, with min_pattern_size <= max_pattern_size. "
+                "Set both to 0 to disable repetitive pattern detection."
+            )
+        if self.max_pattern_size > 0 and self.min_count < 2:
+            raise validation_error(
+                "min_count must be >= 2 to detect repetitive patterns in engine output. If you do not wish to detect "
+                "repetitive patterns, set max_pattern_size to 0."
+            )
 
 
 class FunctionDefinition(_Body):
@@ -287,8 +321,8 @@ T = TypeVar("T")
 class Parser(Generic[T]):
     """Makes requests of one type out of bodies.
 
-    `check` looks at what spans several fields and raises `ApiError`; `order` names the fields by which errors are
-    sorted, those that come first in vLLM's model.
+    `check` looks at what spans several fields and raises `ApiError`; `order` names the fields as they stand in
+    vLLM's model; errors come in that order.
     """
 
     def __init__(self, type_: Any, check: checks.Check | None = None, order: str = "") -> None:
@@ -297,17 +331,15 @@ class Parser(Generic[T]):
         self._rank = {name: rank for rank, name in enumerate(order.split())}
 
     def parse(self, body: bytes, content_type: str) -> T:
-        """The request in `body`. Raises `ApiError` with vLLM's status and words."""
+        """The request in `body`. Raises `ApiError` with vLLM's words, `HTTPException` where FastAPI has the word."""
         if content_type.lower().partition(";")[0] != "application/json":
             if body and _declared_json(content_type):
                 _decoded(body)
             raise wrong_media_type()
         try:
             data = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # msgspec's own errors are values that are wrong
             data = _decoded(body) if body else None
-        except RecursionError:
-            raise unreadable_body() from None
         if self._check is not None and type(data) is dict:
             self._check(data)
         try:
@@ -333,13 +365,27 @@ CHAT: Final[Parser[ChatCompletionRequest]] = Parser(
     checks.chat,
     "messages model frequency_penalty logit_bias logprobs top_logprobs max_tokens max_completion_tokens n "
     "presence_penalty response_format seed stop stream stream_options temperature top_p tools tool_choice "
-    "reasoning_effort thinking_token_budget include_reasoning parallel_tool_calls user",
+    "reasoning_effort thinking_token_budget include_reasoning parallel_tool_calls user use_beam_search top_k "
+    "min_p repetition_penalty watermarking length_penalty stop_token_ids include_stop_str_in_output ignore_eos "
+    "min_tokens skip_special_tokens spaces_between_special_tokens truncate_prompt_tokens truncation_side "
+    "prompt_logprobs logprob_token_ids allowed_token_ids bad_words echo add_generation_prompt "
+    "continue_final_message add_special_tokens documents chat_template chat_template_kwargs media_io_kwargs "
+    "mm_processor_kwargs structured_outputs priority request_id session_id return_tokens_as_token_ids "
+    "return_token_ids return_weight_versions routed_experts_prompt_start return_token_offsets return_prompt_text "
+    "mm_payload return_mm_kwargs cache_salt kv_transfer_params ec_transfer_params vllm_xargs repetition_detection "
+    "stream_interval",
 )
 COMPLETION: Final[Parser[CompletionRequest]] = Parser(
     CompletionRequest,
     checks.completion,
     "model prompt echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop stream "
-    "stream_options suffix temperature top_p user",
+    "stream_options suffix temperature top_p user use_beam_search top_k min_p repetition_penalty watermarking "
+    "length_penalty stop_token_ids include_stop_str_in_output ignore_eos min_tokens skip_special_tokens "
+    "spaces_between_special_tokens truncate_prompt_tokens truncation_side allowed_token_ids prompt_logprobs "
+    "logprob_token_ids bad_words prompt_embeds add_special_tokens response_format structured_outputs priority "
+    "request_id session_id return_tokens_as_token_ids return_token_ids return_weight_versions "
+    "routed_experts_prompt_start return_token_offsets mm_payload return_mm_kwargs cache_salt kv_transfer_params "
+    "ec_transfer_params vllm_xargs repetition_detection thinking_token_budget stream_interval",
 )
 TOKENIZE: Final[Parser[TokenizeRequest]] = Parser(TokenizeRequest, checks.tokenize)
 DETOKENIZE: Final[Parser[DetokenizeRequest]] = Parser(DetokenizeRequest)

@@ -7,6 +7,7 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
 
 from ghostfleet_simulator.api.errors import (
     ApiError,
@@ -230,11 +231,14 @@ def test_a_content_type_may_have_parameters_and_any_case() -> None:
     assert CHAT.parse(json.dumps(chat()).encode(), "Application/JSON; charset=utf-8").model == "m"
 
 
-@pytest.mark.parametrize("body", [b"\xff\xfe\xfa", b"[" * 100_000, b'{"seed": 1' + b"0" * 5000 + b"}"])
+@pytest.mark.parametrize(
+    "body", [b"\xff\xfe\xfa", b'{"messages": "\xff"}', b"[" * 100_000, b'{"seed": 1' + b"0" * 5000 + b"}"]
+)
 def test_bytes_that_are_no_text_are_refused(body: bytes) -> None:
     """Undecodable bytes, bottomless brackets and endless digits end in one line, not in a traceback."""
-    error = refusal(CHAT, body)
-    assert (error.status, error.type, error.message) == (400, "Bad Request", "There was an error parsing the body")
+    with pytest.raises(HTTPException) as caught:
+        CHAT.parse(body, JSON)
+    assert (caught.value.status_code, caught.value.detail) == (400, "There was an error parsing the body")
 
 
 def test_unknown_fields_are_accepted() -> None:
@@ -251,6 +255,23 @@ def test_nan_is_read_as_python_reads_it() -> None:
 CROSS_FIELD = [
     (CHAT, chat(messages=None), "'NoneType' object is not iterable", None),
     (CHAT, chat(messages=5), "'int' object is not iterable", None),
+    (CHAT, chat(messages=[{"role": "assistant", "tool_calls": 5}]), "'int' object is not iterable", None),
+    (
+        CHAT,
+        chat(response_format={"type": "structural_tag"}),
+        "Invalid response_format structural_tag specification. (parameter=response_format)",
+        "response_format",
+    ),
+    (
+        CHAT,
+        chat(repetition_detection={"max_pattern_size": -1}),
+        (
+            "max_pattern_size, min_pattern_size must be >=0, with min_pattern_size <= max_pattern_size. Set both "
+            "to 0 to "
+            "disable repetitive pattern detection."
+        ),
+        None,
+    ),
     (
         CHAT,
         chat(stream_options={"include_usage": True}),

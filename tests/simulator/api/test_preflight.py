@@ -354,6 +354,7 @@ REFUSALS = [
         "Missing 'type' field in multimodal part. (parameter=type)",
         "type",
     ),
+    ({"messages": [{"author": {"role": "user"}}]}, "'Message' object is not subscriptable", None),
     ({"prompt": []}, "You must pass at least one prompt (parameter=prompt)", "prompt"),
     (text(suffix="x"), "suffix is only supported for models with FIM completion rendering", "suffix"),
     (text(suffix="x", echo=True), "Echo is unsupported with suffix.", "suffix"),
