@@ -41,6 +41,16 @@ def test_an_address_with_a_port_in_use_is_passed_over(which: str) -> None:
     assert usual.is_free()
 
 
+def test_a_program_on_all_addresses_moves_the_port_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With somebody on 0.0.0.0:8000 no address has that port: all replicas get the next one that is free everywhere."""
+    with listening("0.0.0.0", 0) as port:
+        monkeypatch.setattr(addresses, "PORT", port)
+        pool = Addresses()
+        first, second = pool.take(), pool.take()
+    assert first.port == second.port > port
+    assert first.host != second.host
+
+
 def test_with_one_address_the_ports_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the platform has only 127.0.0.1, as macOS, every replica has ports of its own."""
     monkeypatch.setattr(addresses, "_bindable", lambda host: host == "127.0.0.1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -225,9 +224,9 @@ def test_a_crashed_replica_is_started_again(shared: FleetProcess) -> None:
     before = shared.replicas()["beta-0"]
     os.kill(before["pid"], signal.SIGKILL)
     shared.until_said("beta-0 was ended by signal 9; starting it again in 0.5 s")
-    until(lambda: shared.replicas()["beta-0"]["ready"], "it is ready again")
+    until(lambda: shared.replicas()["beta-0"]["restarts"] == 1 and shared.settled(), "it is ready again")
     after = shared.replicas()["beta-0"]
-    assert (after["url"], after["restarts"]) == (before["url"], 1)
+    assert after["url"] == before["url"]
     assert after["pid"] != before["pid"]
 
 
@@ -347,21 +346,6 @@ def test_an_address_that_is_taken_is_passed_over(make_fleet: MakeFleet) -> None:
     urls = {fleet.replicas()[name]["url"] for fleet, name in ((one, "one-0"), (two, "two-0"))}
     assert len(urls) == 2
     assert {model_of(url) for url in urls} == {"one", "two"}
-
-
-def test_a_program_on_every_address_moves_the_port(make_fleet: MakeFleet) -> None:
-    """With somebody on 0.0.0.0:8000 the fleet takes the next port that is free everywhere."""
-    with socket.socket() as foreign:
-        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            foreign.bind(("0.0.0.0", 8000))
-        except OSError:
-            pytest.skip("port 8000 of some address is in use on this machine, so all of them cannot be taken")
-        foreign.listen()
-        fleet = make_fleet(server("one"))
-        fleet.start()
-        assert fleet.replicas()["one-0"]["url"].rpartition(":")[2] != "8000"
-        assert model_of(fleet.replicas()["one-0"]["url"]) == "one"
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
