@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from ghostfleet_operator.reconcile.api import POD, PROFILE, SERVER, Key, Object, kind_of
+from ghostfleet_operator.reconcile.api import OWN, POD, PROFILE, SERVER, Key, Kind, Object, kind_of
 from ghostfleet_operator.reconcile.store import Store, server_of
 
 _USAGE_DELAY: Final = 0.5
 """Servers come and go in crowds; the count of a profile's users may be half a second late."""
+
+
+_Told = tuple[tuple[Any, ...], str | None]
+"""What has to change in an object of ours for it to deserve a pass, and the profile that it refers to."""
 
 
 class Mapper:
@@ -18,6 +22,8 @@ class Mapper:
     def __init__(self, store: Store, add: Callable[[Key, float], None]) -> None:
         self._store = store
         self._add = add
+        self._told: dict[tuple[Kind, str, str], _Told] = {}
+        """What the watches last told of our own kinds. The store may be ahead of it."""
 
     def event(self, obj: Object, *, deleted: bool) -> None:
         """Take in one event. What the operator itself wrote is known already and wakes nobody."""
@@ -25,33 +31,31 @@ class Mapper:
         known = self._store.get(kind, meta["namespace"], meta["name"])
         if deleted:
             self._store.forget(kind, meta["namespace"], meta["name"], meta["uid"])
-        elif not self._store.see(obj):
-            return
+        fresh = deleted or self._store.see(obj)
         now = None if deleted else obj
-        if kind == SERVER:
-            self._server(known, now)
-        elif kind == PROFILE:
-            self._profile(known, now)
-        elif kind != POD or _pod_facts(known) != _pod_facts(now):
+        if kind in OWN:
+            self._own((kind, meta["namespace"], meta["name"]), now)
+        elif fresh and (kind != POD or _pod_facts(known) != _pod_facts(now)):
             for owner in {server_of(o) for o in (known, now) if o}:
                 if owner:
                     self._add(Key(SERVER, meta["namespace"], owner), 0.0)
 
-    def _server(self, known: Object | None, now: Object | None) -> None:
-        if _identity(known) == _identity(now):
+    def _own(self, place: tuple[Kind, str, str], now: Object | None) -> None:
+        """An event of our own kinds. A pass over one object may have read another before its event came (a server its
+        profile, a profile its servers), so it is compared with the last event and not with the store."""
+        before, after = self._told.pop(place, None), (_identity(now), profile_of(now)) if now else None
+        if after:
+            self._told[place] = after
+        if before == after:
             return
-        for meta in [o["metadata"] for o in (now or known,) if o]:
-            self._add(Key(SERVER, meta["namespace"], meta["name"]), 0.0)
-            for name in {profile_of(o) for o in (known, now) if o and profile_of(o)}:
-                self._add(Key(PROFILE, meta["namespace"], str(name)), _USAGE_DELAY)
-
-    def _profile(self, known: Object | None, now: Object | None) -> None:
-        if _identity(known) == _identity(now):
-            return
-        for meta in [o["metadata"] for o in (now or known,) if o]:
-            self._add(Key(PROFILE, meta["namespace"], meta["name"]), 0.0)
-            for server in users(self._store, meta["namespace"], meta["name"]):
-                self._add(Key(SERVER, meta["namespace"], server), 0.0)
+        kind, namespace, name = place
+        self._add(Key(kind, namespace, name), 0.0)
+        if kind == PROFILE:
+            for server in users(self._store, namespace, name):
+                self._add(Key(SERVER, namespace, server), 0.0)
+        for profile in {told[1] for told in (before, after) if told}:
+            if profile:
+                self._add(Key(PROFILE, namespace, profile), _USAGE_DELAY)
 
 
 def profile_of(server: Object) -> str | None:
@@ -71,10 +75,10 @@ def is_ready(pod: Object) -> bool:
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
-def _identity(obj: Object | None) -> tuple[Any, ...] | None:
+def _identity(obj: Object) -> tuple[Any, ...]:
     """What has to change for an object of ours to deserve a pass: not its status."""
-    meta = obj["metadata"] if obj else None
-    return (meta.get("uid"), meta.get("generation"), meta.get("deletionTimestamp")) if meta else None
+    meta = obj["metadata"]
+    return meta.get("uid"), meta.get("generation"), meta.get("deletionTimestamp")
 
 
 def _pod_facts(pod: Object | None) -> tuple[Any, ...] | None:
