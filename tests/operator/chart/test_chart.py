@@ -14,8 +14,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from e2e import shell
-from e2e.build import binaries
+from tests.helm import helm
 
 from ghostfleet_operator.cli.operator import _parser
 from ghostfleet_operator.kinds.crd import KINDS, crd
@@ -28,25 +27,15 @@ Render = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="session")
-def helm() -> Path:
-    """A Helm of the version that the end-to-end tests install with; built once."""
-    try:
-        return binaries.ensure(["helm"]) / "helm"
-    except shell.Failure as error:
-        if os.environ.get("GHOSTFLEET_CI") == "1":
-            pytest.fail(f"the chart must be tested in CI: {error}", pytrace=False)
-        pytest.skip(f"no Helm can be built: {str(error).splitlines()[0]}")
-
-
-@pytest.fixture(scope="session")
-def run(helm: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     home = tmp_path_factory.mktemp("helm")
     values = home / "values.yaml"
+    program = helm()
 
     def call(*command: str, **given: Any) -> subprocess.CompletedProcess[str]:
         values.write_text(json.dumps(given))
         return subprocess.run(
-            [helm, *command, str(CHART), "--values", str(values), "--kube-version", VERSION],
+            [program, *command, str(CHART), "--values", str(values), "--kube-version", VERSION],
             capture_output=True,
             text=True,
             check=False,
@@ -165,7 +154,7 @@ def test_the_operator_may_do_little(render: Render) -> None:
         for resource in rule["resources"]:
             verbs.setdefault(resource, set()).update(rule["verbs"])
     assert verbs["secrets"] == {"create", "patch"}
-    assert verbs["pods"] == {"get", "list", "watch"}
+    assert verbs["pods"] == {"list", "watch"}
     assert verbs["simulatedmodelservers"] == {"get", "list", "watch"}
     assert verbs["simulatedmodelservers/status"] == {"patch"}
     assert not {"pods/exec", "pods/proxy", "namespaces", "nodes", "customresourcedefinitions"} & verbs.keys()

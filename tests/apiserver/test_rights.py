@@ -1,0 +1,181 @@
+"""The chart's roles are what the operator needs: with them nothing is refused, and nothing in them goes unused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.apiserver import control_plane
+from tests.apiserver.cluster import CRD, Cluster, condition, eventually, profile, server
+from tests.apiserver.conftest import CRDS, StartOperator
+from tests.apiserver.control_plane import ControlPlane
+from tests.helm import helm
+
+from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.reconcile.api import CONFIG_MAP, DEPLOYMENT, PROFILE, SERVER, SERVICE
+
+CHART = Path(__file__).parents[2] / "charts" / "ghostfleet"
+ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+
+Right = tuple[str, str, str]
+"""Group, resource and verb."""
+
+
+def rendered(folder: Path, namespaces: list[str]) -> list[dict[str, Any]]:
+    """The roles, bindings and account of release `gf` in namespace `system`."""
+    command = [helm(), "template", "gf", CHART, "--namespace", "system", "--kube-version", "1.34.0"]
+    command += ["--set", "rbac.userRoles=false", "--set-json", f"watchNamespaces={json.dumps(namespaces)}"]
+    text = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={"HOME": str(folder), "PATH": os.defpath}
+    ).stdout
+    return [tree for tree in yaml.safe_load_all(text) if tree and tree["kind"] in (*ROLES, "ServiceAccount")]
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[tuple[Cluster, ControlPlane]]:
+    """An API server of its own that writes down every request, and asks for every right there is to ask for."""
+    assert plane, "the session's API server shows that there can be one"
+    folder = tmp_path_factory.mktemp("audited")
+    policy = folder / "policy.yaml"
+    policy.write_text(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]"
+    )
+    flags = (
+        f"--audit-policy-file={policy}",
+        f"--audit-log-path={folder / 'audit.log'}",
+        "--audit-log-mode=blocking-strict",
+        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+    )
+    with control_plane.running(folder, *flags) as started, started.client() as client:
+        cluster = Cluster(client)
+        for file in CRDS.glob("*.yaml"):
+            name = cluster.create(yaml.safe_load(file.read_text()))["metadata"]["name"]
+            eventually(lambda n=name: _is(condition(cluster.must_get(CRD, None, n), "Established")["status"] == "True"))
+        for name in ("system", "first", "second", "third"):
+            cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        yield cluster, started
+
+
+def installed(cluster: Cluster, plane: ControlPlane, objects: list[dict[str, Any]]) -> tuple[Path, str]:
+    """A kubeconfig for the account of the chart once its roles are there, and the name of its user."""
+    plural = {"ServiceAccount": ("/api/v1", "serviceaccounts")} | {
+        kind: ("/apis/rbac.authorization.k8s.io/v1", f"{kind.lower()}s") for kind in ROLES
+    }
+    for tree in objects:
+        root, resource = plural[tree["kind"]]
+        where = tree["metadata"].get("namespace")
+        cluster.call("POST", f"{root}/namespaces/{where}/{resource}" if where else f"{root}/{resource}", tree)
+    (account,) = [tree["metadata"]["name"] for tree in objects if tree["kind"] == "ServiceAccount"]
+    path = f"/api/v1/namespaces/system/serviceaccounts/{account}/token"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": cluster.call("POST", path, request)["status"]["token"]}
+    kubeconfig = plane.folder / "kubeconfig-of-the-account"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    return kubeconfig, f"system:serviceaccount:system:{account}"
+
+
+def removed(cluster: Cluster, objects: list[dict[str, Any]]) -> None:
+    for tree in objects:
+        root = "/api/v1" if tree["kind"] == "ServiceAccount" else "/apis/rbac.authorization.k8s.io/v1"
+        where = tree["metadata"].get("namespace")
+        scope = f"/namespaces/{where}" if where else ""
+        cluster.call("DELETE", f"{root}{scope}/{tree['kind'].lower()}s/{tree['metadata']['name']}")
+
+
+def requests(plane: ControlPlane, user: str) -> list[dict[str, Any]]:
+    """What a user asked of the API server, without discovery."""
+    lines = (plane.folder / "audit.log").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [event for event in events if event["user"]["username"] == user and "objectRef" in event]
+
+
+def rights_for(event: dict[str, Any]) -> set[Right]:
+    """The rights that a request needed: applying an object that is not there takes the one to create, too."""
+    ref = event["objectRef"]
+    resource = ref["resource"] + (f"/{ref['subresource']}" if "subresource" in ref else "")
+    created = event["verb"] == "patch" and event["responseStatus"]["code"] == 201
+    return {(ref.get("apiGroup", ""), resource, verb) for verb in {event["verb"]} | ({"create"} if created else set())}
+
+
+def granted(objects: list[dict[str, Any]]) -> set[Right]:
+    return {
+        (group, resource, verb)
+        for tree in objects
+        for rule in tree.get("rules", [])
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def live_through_everything(cluster: Cluster, namespace: str) -> None:
+    """All that makes the operator call the API: birth, change, drift, loss, leftovers, deletion."""
+    cluster.create(profile(namespace, "shared"))
+    created = cluster.create(server(namespace, "one", profile=None, profileRef={"name": "shared"}))
+    uid = created["metadata"]["uid"]
+    names = ChildNames.of("one", uid)
+    eventually(lambda: cluster.must_get(DEPLOYMENT, namespace, names.deployment))
+    first = eventually(lambda: cluster.status(namespace, "one")["profile"]["desired"])
+    eventually(lambda: cluster.must_get(PROFILE, namespace, "shared")["status"]["hash"])
+
+    cluster.merge(PROFILE, namespace, "shared", {"spec": {"simple": {"timeToFirstToken": "70ms"}}})
+    cluster.merge(SERVER, namespace, "one", {"spec": {"replicas": 4, "networking": {"serviceType": "NodePort"}}})
+    eventually(lambda: _is(cluster.status(namespace, "one")["profile"]["desired"]["hash"] != first["hash"]))
+    eventually(lambda: _is(cluster.must_get(DEPLOYMENT, namespace, "one")["spec"]["replicas"] == 4))
+    eventually(lambda: _is(cluster.must_get(SERVICE, namespace, "one")["spec"]["type"] == "NodePort"))
+
+    for kind, name in ((CONFIG_MAP, names.config), (SERVICE, names.service), (DEPLOYMENT, names.deployment)):
+        old = cluster.must_get(kind, namespace, name)["metadata"]["uid"]
+        cluster.delete(kind, namespace, name)
+        eventually(lambda k=kind, n=name, o=old: _is(cluster.must_get(k, namespace, n)["metadata"]["uid"] != o))
+
+    # Children that an earlier version of the operator might have made are cleared away.
+    leftovers = ((CONFIG_MAP, names.config), (SERVICE, names.headless), (DEPLOYMENT, names.deployment))
+    for kind, name in leftovers:
+        found = cluster.must_get(kind, namespace, name)
+        meta = {key: found["metadata"][key] for key in ("labels", "ownerReferences", "namespace")}
+        content = {key: value for key, value in found.items() if key != "status"}
+        cluster.create({**content, "metadata": meta | {"name": f"{name}-old"}})
+    eventually(lambda: _is(all(cluster.get(kind, namespace, f"{name}-old") is None for kind, name in leftovers)))
+    cluster.delete(SERVER, namespace, "one")
+
+
+def _is(holds: bool) -> bool:
+    assert holds
+    return True
+
+
+@pytest.mark.parametrize("namespaces", [[], ["first", "second"]], ids=["cluster-wide", "namespaced"])
+def test_the_roles_of_the_chart_are_enough_and_not_more(
+    audited: tuple[Cluster, ControlPlane],
+    start_operator: StartOperator,
+    tmp_path: Path,
+    namespaces: list[str],
+) -> None:
+    cluster, plane = audited
+    objects = rendered(tmp_path, namespaces)
+    kubeconfig, user = installed(cluster, plane, objects)
+    arguments = [part for name in namespaces for part in ("--namespace", name)]
+    with contextlib.ExitStack() as stack:
+        stack.callback(removed, cluster, objects)
+        before = len(requests(plane, user))
+        timing = ("--observe-seconds", "1", "--resync-seconds", "1")
+        with start_operator("--kubeconfig", str(kubeconfig), *timing, *arguments):
+            live_through_everything(cluster, namespaces[-1] if namespaces else "third")
+        asked = requests(plane, user)[before:]
+
+    refused = [event["requestURI"] for event in asked if event["responseStatus"]["code"] in (401, 403)]
+    assert not refused
+    # The right that an owner reference needs is looked up by the API server itself, never asked for by a request:
+    # that nothing was refused with OwnerReferencesPermissionEnforcement shows that it is there.
+    implied = {("ghostfleet.dev", "simulatedmodelservers/finalizers", "update")}
+    used = {right for event in asked for right in rights_for(event)}
+    assert granted(objects) - used == implied
