@@ -31,8 +31,8 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": schema.ErrorResponse} for status in (400, 404, 500, 501)
 }
 
-_BACKGROUND_BYTES: Final = 64 * 1024
-"""Bodies from this size on are read by a thread, so that the streams of other requests go on meanwhile."""
+_BACKGROUND_BYTES: Final = 8 * 1024
+"""Bodies from this size on, 1 ms of tokenizing, are read by a thread: the streams of other requests go on meanwhile."""
 
 
 async def off_loop_if_large(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
