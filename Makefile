@@ -34,6 +34,7 @@ check: setup ## style, types, layers, and whether generated files are up to date
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m ghostfleet_operator.kinds.crd --check
+	$(BIN)/python tools/reference.py --check
 	$(BIN)/python tools/train_tokenizer.py --check
 	$(BIN)/python tools/reference.py --check
 
@@ -46,8 +47,9 @@ bench: setup ## measure what a token costs and how exactly it comes
 images: ## build the container images with docker or buildah
 	$(SYSTEM_PYTHON) -m e2e.images $(ARGS)
 
-crds: setup ## write crds/ from the models
+crds: setup ## write crds/ and the reference in docs/ from the models
 	$(BIN)/python -m ghostfleet_operator.kinds.crd
+	$(BIN)/python tools/reference.py
 
 e2e: setup ## whole-system tests on the cluster of KUBECONFIG, or on a kind cluster made for them
 	$(BIN)/python -m e2e $(ARGS)
