@@ -63,7 +63,7 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; special tokens spelt out in it are read as such. Raises `NotText`."""
         try:
-            # Faster than `encode`, which also finds where each token stood, and unlike it without the interpreter's lock.
+            # Unlike `encode` it does not look where each token stood, and does without the interpreter's lock.
             ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         except TypeError:
             at = next((index for index, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)
