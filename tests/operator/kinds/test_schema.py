@@ -6,10 +6,12 @@ import copy
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import jsonschema
 import pytest
+import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
@@ -21,6 +23,7 @@ from ghostfleet_operator.kinds.schema import NoSchemaError, Schema, structural
 from ghostfleet_operator.kinds.server import LONGEST_NAME, NAME_PATTERN
 from ghostfleet_simulator.problems import InvalidInput
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 SCHEMAS = {kind.name: openapi(kind) for kind in KINDS}
 PARSERS = {"SimulatedModelServer": parse_server, "LatencyProfile": parse_profile}
 
@@ -283,3 +286,14 @@ def test_a_status_of_the_operator_satisfies_its_schema() -> None:
 
 def test_the_api_version_is_the_kinds_own() -> None:
     assert {schema["properties"]["apiVersion"]["description"] for schema in SCHEMAS.values()} == {f"`{API_VERSION}`."}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_accepted_by_a_cluster_and_a_laptop_alike(path: Path) -> None:
+    objects = list(yaml.safe_load_all(path.read_text()))
+    profiles = {found["metadata"]["name"] for found in objects if found["kind"] == "LatencyProfile"}
+    for found in objects:
+        VALIDATORS[found["kind"]].validate(found["spec"])
+        spec = PARSERS[found["kind"]](found).spec
+        reference = getattr(spec, "profile_ref", None)
+        assert reference is None or reference.name in profiles
