@@ -1,0 +1,54 @@
+"""Every setting a server has: the one source of flags, configuration files, the admin API and the CRD schema.
+
+Names are camelCase in files, custom resources and the admin API and kebab-case as flags. A field that carries `Flag`
+can be set on the command line; a top-level block that carries `Live` takes effect at once, every other one at the next
+start. Flags are vLLM's where vLLM 0.33 has one, else llm-d-inference-sim's.
+"""
+
+from __future__ import annotations
+
+from ghostfleet_simulator.config.base import Flag, Live, Name, Port, Settings, Whole, problem
+from ghostfleet_simulator.config.behaviour import AnswerMode, Answers, Failure, Failures, FailureType
+from ghostfleet_simulator.config.engine import VLLM_VERSION, KVCache, ModelSettings, Scheduling
+from ghostfleet_simulator.config.profile import Backend, LatencyCalculator, Profile, SimpleTiming
+from ghostfleet_simulator.config.server import (
+    LIVE_FIELDS,
+    Behaviour,
+    FixedConfig,
+    Listen,
+    LiveConfig,
+    LogFormat,
+    LogLevel,
+    ServerConfig,
+)
+
+__all__ = [
+    "LIVE_FIELDS",
+    "VLLM_VERSION",
+    "AnswerMode",
+    "Answers",
+    "Backend",
+    "Behaviour",
+    "Failure",
+    "FailureType",
+    "Failures",
+    "FixedConfig",
+    "Flag",
+    "KVCache",
+    "LatencyCalculator",
+    "Listen",
+    "Live",
+    "LiveConfig",
+    "LogFormat",
+    "LogLevel",
+    "ModelSettings",
+    "Name",
+    "Port",
+    "Profile",
+    "Scheduling",
+    "ServerConfig",
+    "Settings",
+    "SimpleTiming",
+    "Whole",
+    "problem",
+]

@@ -1,0 +1,111 @@
+"""The whole configuration of one server, and the process it runs in."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ghostfleet_simulator.config.base import Flag, Live, Port, Settings, Whole, problem
+from ghostfleet_simulator.config.behaviour import Answers, Failures
+from ghostfleet_simulator.config.engine import KVCache, ModelSettings, Scheduling
+from ghostfleet_simulator.config.profile import Profile
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """Least severity that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Listen(Settings):
+    """Where the server listens."""
+
+    host: Annotated[str, StringConstraints(max_length=253), Flag("host")] = ""
+    """Address to bind; empty means all of them."""
+
+    port: Annotated[Port, Flag("port")] = 8000
+    """Port of the OpenAI API and of `/metrics`."""
+
+    admin_port: Annotated[Port | None, Flag("admin-port")] = None
+    """Port of the admin API; without it there is none."""
+
+    shutdown_timeout_seconds: Annotated[Whole, Field(ge=0, le=3600), Flag("shutdown-timeout")] = 0
+    """Whole seconds that running requests may go on after SIGTERM; 0 aborts them at once, as vLLM does by default."""
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.admin_port == self.port:
+            raise problem("adminPort", f"{self.port} is already the port of the API")
+        return self
+
+
+class FixedConfig(Settings):
+    """The blocks that take effect at the next start; a custom resource holds the same ones."""
+
+    model: ModelSettings
+    """The model the server claims to serve."""
+
+    scheduling: Scheduling = Scheduling()
+    """Limits of the scheduler."""
+
+    kv_cache: KVCache = Field(default=KVCache(), alias="kvCache")
+    """The paged KV cache."""
+
+    seed: Annotated[Whole, Field(ge=0, le=2**63 - 1), Flag("seed")] = 0
+    """Seed of every random choice; the same seed and the same requests give the same run on a virtual clock."""
+
+    @model_validator(mode="after")
+    def _cache_holds_one(self) -> Self:
+        need = -(-self.model.max_model_len // self.kv_cache.block_size) + 1
+        if self.kv_cache.blocks < need:
+            raise problem(
+                "kvCache.blocks",
+                f"{self.kv_cache.blocks} blocks of {self.kv_cache.block_size} tokens do not hold one sequence of "
+                f"model.maxModelLen={self.model.max_model_len} tokens: at least {need} are needed "
+                "(one is the null block)",
+            )
+        return self
+
+
+class Behaviour(Settings):
+    """The live blocks that are not the profile; a custom resource holds the same ones."""
+
+    failures: Annotated[Failures, Live()] = ()
+    """Failures to inject, one entry per type; none by default."""
+
+    answers: Annotated[Answers, Live()] = Answers()
+    """What the server answers."""
+
+
+class LiveConfig(Behaviour):
+    """The blocks that a running server takes over at once."""
+
+    profile: Annotated[Profile, Live()] = Profile()
+    """What the server costs in time."""
+
+
+class ServerConfig(LiveConfig, FixedConfig):
+    """The whole configuration of one server."""
+
+    listen: Listen = Listen()
+    """Where the server listens."""
+
+
+LIVE_FIELDS: Final = tuple(
+    info.alias or name
+    for name, info in ServerConfig.model_fields.items()
+    if any(isinstance(m, Live) for m in info.metadata)
+)
+"""Top-level keys, as written in documents, that a running server takes over at once."""
