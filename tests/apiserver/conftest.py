@@ -7,7 +7,7 @@ import itertools
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker("apiserver")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure is shown with what the operator said meanwhile and what it counted."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("operator")
+    if report.failed and isinstance(running, Operator):
+        report.sections.append(("operator log", "\n".join(running.log.read_text().splitlines()[-300:])))
+        report.sections.append(("operator metrics", running.metrics()))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +79,10 @@ class Operator:
 
     def metric(self, line: str) -> float:
         """Value of the series whose name and labels begin with `line`, summed up."""
-        text = httpx.get(f"{self.metrics_url}/metrics", trust_env=False).text
-        return sum(float(row.rpartition(" ")[2]) for row in text.splitlines() if row.startswith(line))
+        return sum(float(row.rpartition(" ")[2]) for row in self.metrics().splitlines() if row.startswith(line))
+
+    def metrics(self) -> str:
+        return httpx.get(f"{self.metrics_url}/metrics", trust_env=False).text
 
 
 StartOperator = Callable[..., "contextlib.AbstractContextManager[Operator]"]
@@ -112,7 +125,7 @@ def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pyte
 @pytest.fixture(scope="session")
 def operator(start_operator: StartOperator) -> Iterator[Operator]:
     """The operator that works on every namespace of the session, looking at pods every second."""
-    with start_operator("--observe-seconds", "1", "--resync-seconds", "3") as started:
+    with start_operator("--observe-seconds", "1", "--resync-seconds", "3", "--log-level", "debug") as started:
         yield started
 
 

@@ -172,6 +172,7 @@ class OperatorProcess:
             delay = await self._passes[key.kind](key.namespace, key.name)
         except Retry as error:
             result = "retry"
+            log.info("%s: %s; trying again in %.0f s, as the API server asks", key, error, error.after)
             self._queue.add(key, error.after * self._rng.uniform(1, 1.2))
         except Conflict as error:
             result = "conflict"
