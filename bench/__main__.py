@@ -66,7 +66,7 @@ def parser() -> Parser:
         "--window",
         type=float,
         metavar="S",
-        help="seconds that are measured (default: until each stream has ended once; 8 unpaced; 60 in a profile)",
+        help="seconds that are measured (default: until each stream has ended once; 8 unpaced)",
     )
     flags.add_argument(
         "--warm-up",
@@ -94,7 +94,7 @@ def parser() -> Parser:
     flags.add_argument(
         "--profile",
         action="store_true",
-        help="instead, tell where our server's time goes, at the first number of --streams (default: 256)",
+        help="instead, tell where our server's time goes (default: --only paced --streams 256 --window 60)",
     )
     flags.add_argument(
         "--output",
@@ -120,6 +120,10 @@ def plan_of(flags: Parser, options: argparse.Namespace) -> streaming.Plan:
         flags.error("give --peer or --peer-command, not both")
     if options.peer_name == NAME:
         flags.error(f"--peer-name {NAME} is what our own server is called")
+    if options.profile:
+        options.only = options.only or [Kind.PACED]
+        options.streams = [256] if options.streams == flags.get_default("streams") else options.streams
+        options.window = options.window or 60.0
     kinds = [Kind(name) for name in options.only] if options.only else list(Kind)
     return streaming.Plan(kinds, options.streams, options.rounds, options.max_tokens, options.window, options.warm_up)
 
@@ -154,8 +158,8 @@ def main() -> int:
         targets = targets_of(options)
         binary = compiled(cache_folder())
         if options.profile:
-            streams_ = options.streams[0] if options.streams != flags.get_default("streams") else 256
-            print(profiling.profile(binary, options.command, streams_, options.window or 60.0, tell))
+            for kind, pace, load in plan.loads():
+                print(profiling.profile(binary, options.command, profiling.Subject(kind, pace, load), tell))
         else:
             bench(binary, plan, targets, options)
     except BenchError as error:
