@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 enum { MAX_PIDS = 64, READ_SIZE = 1 << 16, MAX_PART = 1 << 20, BATCH = 512 };
-enum state { HEAD, CHUNK_SIZE, CHUNK_EXTENSION, CHUNK, CHUNK_END, TRAILER, SIZED, UNTIL_CLOSE };
+enum state { HEAD, CHUNK_SIZE, EXTENSION, CHUNK, CHUNK_END, TRAILER, SIZED, UNTIL_CLOSE };
 
 typedef struct {
   int fd, status, closes, done, reused;
@@ -112,10 +112,7 @@ static int is_token(const char *json, size_t len) {
 }
 
 static void on_event(stream *s, const char *json, size_t len, int64_t t) {
-  if (len >= 6 && !memcmp(json, "[DONE]", 6)) {
-    s->done = 1;
-    return;
-  }
+  if (len >= 6 && !memcmp(json, "[DONE]", 6)) s->done = 1;
   if (len >= 8 && !memcmp(json, "{\"error\"", 8)) die("the stream broke off with an error: %.*s", (int)(len > 300 ? 300 : len), json);
   const char *v = value_of(json, len, "\"completion_tokens\":");
   if (v) s->usage = strtol(v, NULL, 10);
@@ -137,6 +134,11 @@ static void keep(stream *s, const char *p, size_t n) {
   s->part[s->part_len += n] = 0;
 }
 
+static void hang_up(stream *s) {
+  close(s->fd);
+  s->fd = -1;
+}
+
 static void post(stream *s) {
   if (s->fd < 0) {
     int one = 1;
@@ -148,16 +150,12 @@ static void post(stream *s) {
     epoll_ctl(poll_fd, EPOLL_CTL_ADD, s->fd, &e);
     s->reused = 0;
   }
-  s->state = HEAD;
-  s->status = s->closes = s->done = 0;
-  s->part_len = 0;
-  s->events = s->last = 0;
-  s->usage = -1;
+  s->state = HEAD, s->status = s->closes = s->done = 0, s->part_len = 0;
+  s->events = s->last = 0, s->usage = -1;
   s->sent = now();
   if (write(s->fd, request, request_len) != (ssize_t)request_len) {
     if (!s->reused) die("write: %s", strerror(errno));
-    close(s->fd); /* the server closed an idle connection, as it may */
-    s->fd = -1;
+    hang_up(s); /* the server closed an idle connection, as it may */
     post(s);
   }
 }
@@ -168,28 +166,19 @@ static void complete(stream *s) {
   finished++;
   if (s->usage < 0) without_usage++;
   else correction += s->usage - s->events;
-  if (s->closes) {
-    close(s->fd);
-    s->fd = -1;
-  }
+  if (s->closes) hang_up(s);
   s->reused = 1;
   post(s);
 }
 
 static void on_line(stream *s, const char *line, size_t len, int64_t t) {
   if (len && line[len - 1] == '\r') len--;
-  if (len < 5 || memcmp(line, "data:", 5)) return;
-  line += 5, len -= 5;
-  if (len && *line == ' ') line++, len--;
-  on_event(s, line, len, t);
+  size_t skip = len > 5 && line[5] == ' ' ? 6 : 5;
+  if (len >= 5 && !memcmp(line, "data:", 5)) on_event(s, line + skip, len - skip, t);
 }
 
 static void on_body(stream *s, const char *p, size_t n, int64_t t) {
-  if (s->status != 200) {
-    keep(s, p, n);
-    return;
-  }
-  for (const char *end; n && (end = memchr(p, '\n', n)); n -= (size_t)(end + 1 - p), p = end + 1) {
+  for (const char *end; s->status == 200 && n && (end = memchr(p, '\n', n)); n -= (size_t)(end + 1 - p), p = end + 1) {
     if (!s->part_len) on_line(s, p, (size_t)(end - p), t);
     else {
       keep(s, p, (size_t)(end - p));
@@ -213,7 +202,11 @@ static void on_head(stream *s) {
   s->part_len = 0;
 }
 
-static int hex(char c) { return c <= '9' ? c - '0' : (c | 32) - 'a' + 10; }
+static int hex(char c) {
+  const char digits[] = "0123456789abcdef", *at = strchr(digits, c | 32);
+  if (!c || !at) die("bad chunk size in the answer");
+  return (int)(at - digits);
+}
 
 /* Takes n bytes that arrived at t. True when they ended the answer; what came after the end would belong to no request. */
 static int feed(stream *s, const char *p, size_t n, int64_t t) {
@@ -222,30 +215,23 @@ static int feed(stream *s, const char *p, size_t n, int64_t t) {
     switch (s->state) {
     case HEAD:
       keep(s, p, 1);
-      if (s->part_len >= 4 && !memcmp(s->part + s->part_len - 4, "\r\n\r\n", 4)) {
-        on_head(s);
-        if (s->state == SIZED && !s->left) return 1;
-      }
+      if (s->part_len < 4 || memcmp(s->part + s->part_len - 4, "\r\n\r\n", 4)) break;
+      on_head(s);
+      if (s->state == SIZED && !s->left) return 1;
       break;
     case CHUNK_SIZE:
-      if (*p == ';' || *p == ' ') s->state = CHUNK_EXTENSION;
-      else if (*p == '\n') s->state = s->left ? CHUNK : TRAILER;
-      else if (*p != '\r') {
-        if (!memchr("0123456789abcdefABCDEF", *p, 22)) die("bad chunk size in the answer");
-        s->left = s->left * 16 + hex(*p);
-      }
-      break;
-    case CHUNK_EXTENSION:
+    case EXTENSION:
       if (*p == '\n') s->state = s->left ? CHUNK : TRAILER;
+      else if (strchr("; \r", *p)) s->state = EXTENSION;
+      else if (s->state == CHUNK_SIZE) s->left = s->left * 16 + hex(*p);
       break;
     case CHUNK:
     case SIZED:
       used = n < (size_t)s->left ? n : (size_t)s->left;
       on_body(s, p, used, t);
-      if (!(s->left -= (int64_t)used)) {
-        if (s->state == SIZED) return 1;
-        s->state = CHUNK_END;
-      }
+      if (s->left -= (int64_t)used) break;
+      if (s->state == SIZED) return 1;
+      s->state = CHUNK_END;
       break;
     case CHUNK_END:
       if (*p == '\n') s->state = CHUNK_SIZE;
@@ -272,8 +258,7 @@ static void on_readable(stream *s) {
     return;
   }
   int idle = s->state == HEAD && !s->part_len && s->reused;
-  close(s->fd);
-  s->fd = -1;
+  hang_up(s);
   if (s->state == UNTIL_CLOSE) complete(s);
   else if (idle) post(s); /* the server closed an idle connection while the request was on its way */
   else die("the server closed the connection after %ld token events", s->events);
@@ -300,8 +285,7 @@ static snapshot take(void) {
     fclose(f);
   }
   int64_t tick = 1000000000LL / sysconf(_SC_CLK_TCK);
-  s.busy = (user + nice + system + irq + soft) * tick;
-  s.steal = steal * tick;
+  s.busy = (user + nice + system + irq + soft) * tick, s.steal = steal * tick;
   s.events = events, s.correction = correction, s.finished = finished;
   return s;
 }
@@ -347,16 +331,11 @@ static void read_options(int argc, char **argv) {
       {"host", 1, 0, 'h'}, {"port", 1, 0, 'p'},  {"path", 1, 0, 'u'},   {"body", 1, 0, 'b'},   {"streams", 1, 0, 'c'}, {"pids", 1, 0, 'P'},
       {"ramp", 1, 0, 'r'}, {"ttft", 1, 0, 'F'},  {"itl", 1, 0, 'I'},    {"warm-up", 1, 0, 'w'}, {"window", 1, 0, 'd'}, {0, 0, 0, 0}};
   for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (o) {
-    case 'h': host = optarg; break;
-    case 'p': port = optarg; break;
-    case 'u': path = optarg; break;
-    case 'b': body = optarg; break;
-    case 'c': n_streams = atoi(optarg); break;
-    case 'r': ramp = atof(optarg); break;
-    case 'w': warm_up = atof(optarg); break;
-    case 'd': window = atof(optarg); break;
-    case 'F': ttft_ms = atof(optarg); break;
-    case 'I': itl_ms = atof(optarg); break;
+    case 'h': host = optarg; break; case 'p': port = optarg; break;
+    case 'u': path = optarg; break; case 'b': body = optarg; break;
+    case 'c': n_streams = atoi(optarg); break; case 'r': ramp = atof(optarg); break;
+    case 'w': warm_up = atof(optarg); break; case 'd': window = atof(optarg); break;
+    case 'F': ttft_ms = atof(optarg); break; case 'I': itl_ms = atof(optarg); break;
     case 'P':
       for (char *p = strtok(optarg, ","); p && n_pids < MAX_PIDS; p = strtok(NULL, ",")) pids[n_pids++] = atoi(p);
       break;
@@ -397,10 +376,7 @@ int main(int argc, char **argv) {
   int next = 0;
   for (int64_t t; (t = now()) < end;) {
     for (; next < n_streams && start + (int64_t)(step * next) <= t; next++) post(&streams[next]);
-    if (!measuring && t >= window_start) {
-      measuring = 1;
-      a = take();
-    }
+    if (!measuring && t >= window_start) measuring = 1, a = take();
     int64_t wake = measuring ? end : window_start;
     if (next < n_streams && start + (int64_t)(step * next) < wake) wake = start + (int64_t)(step * next);
     int n = epoll_wait(poll_fd, ready, BATCH, wake > t ? (int)((wake - t + 999999) / 1000000) : 0);
