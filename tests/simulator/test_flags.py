@@ -272,8 +272,8 @@ def test_a_document_keeps_its_revision_and_its_live_fields(tmp_path: Path) -> No
         (
             ["--time-to-first-token", "20mx"],
             (
-                "--time-to-first-token: '20mx' is not a duration: write a number and one of the units ns, us, ms, s, m, "
-                "h (no unit means ms)"
+                "--time-to-first-token: '20mx' is not a duration: write a number and one of the units ns, us, ms, s, "
+                "m, h (no unit means ms)"
             ),
         ),
         (
