@@ -120,7 +120,9 @@ def _row(*cells: str) -> str:
 
 def configuration() -> str:
     """The page of the settings."""
-    flags = {setting.path: f"`--{setting.flag}`" for setting in settings().values() if setting.path}
+    flags = {
+        setting.path: f"`--{'[no-]' * setting.switch}{setting.flag}`" for setting in settings().values() if setting.path
+    }
     rows = []
     for path, field, required in fields(structural(ServerConfig)):
         keys = tuple(path.removesuffix("[]").split("."))

@@ -32,6 +32,8 @@ class Setting:
     """CamelCase keys from the root of the configuration; empty for an option of the process itself."""
     many: bool = False
     choices: type[StrEnum] | None = None
+    switch: bool = False
+    """On or off: `--flag`, `--no-flag`, and either with a `true` or `false` behind it."""
     live: bool = False
     help: str = ""
     default: str = ""
@@ -64,6 +66,10 @@ def _parts(annotation: Any) -> Iterator[Any]:
             yield from _parts(argument)
 
 
+def _spelt(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 def _walk(model: type[BaseModel], path: tuple[str, ...], live: bool) -> Iterator[Setting]:
     for name, info in model.model_fields.items():
         here = (*path, info.alias or name)
@@ -77,9 +83,10 @@ def _walk(model: type[BaseModel], path: tuple[str, ...], live: bool) -> Iterator
                 path=here,
                 many=any(get_origin(part) is tuple for part in parts),
                 choices=next((p for p in parts if isinstance(p, type) and issubclass(p, StrEnum)), None),
+                switch=bool in parts,
                 live=changes_live,
                 help=(info.description or "").replace("\n", " "),
-                default="" if default in (None, (), "") else str(default),
+                default="" if default in (None, (), "") else _spelt(default),
             )
             continue
         for part in parts:
@@ -130,6 +137,7 @@ class Arguments:
 
 _FLAG: Final = re.compile(r"--[A-Za-z]|-[A-Za-z]")
 _BOOLEANS: Final = frozenset({"true", "false"})
+_NEGATED: Final = "--no-"
 
 
 class _Scanner:
@@ -160,10 +168,19 @@ class _Scanner:
             head, dot, tail = spelling.partition(".")  # vLLM: --kv-events-config.topic
             spelling = head.replace("_", "-") + dot + tail
         setting = self._known.get(spelling[2:]) if spelling.startswith("--") else None
-        if setting is None:
+        negated = self._known.get(spelling.removeprefix(_NEGATED)) if spelling.startswith(_NEGATED) else None
+        if negated is not None and negated.switch:
+            if equals:
+                raise InvalidInput([Problem(spelling, "takes no value")])
+            self._found.values[negated.flag] = ["false"]
+        elif setting is None:
             self._skip(spelling, bool(equals))
         elif equals:
             self._found.values[setting.flag] = [inline]
+        elif setting.switch:
+            # llm-d-inference-sim's own manifests write `--enable-kvcache true`.
+            word = self._rest.pop(0) if self._rest and self._rest[0].lower() in _BOOLEANS else "true"
+            self._found.values[setting.flag] = [word]
         elif setting.many:
             self._found.values[setting.flag] = self._take_many(spelling)
         else:
@@ -198,7 +215,6 @@ class _Scanner:
                 if self._rest and not _FLAG.match(self._rest[0]):
                     self._rest.pop(0)
             case Arity.NONE:
-                # llm-d-inference-sim's own manifests write `--enable-kvcache true`.
                 if self._rest and self._rest[0].lower() in _BOOLEANS:
                     self._rest.pop(0)
 
@@ -227,7 +243,7 @@ def unknown_flag(spelling: str, known: Mapping[str, Setting], foreign: Mapping[s
 def scan(argv: Sequence[str], known: Mapping[str, Setting]) -> Arguments:
     """Cuts `argv` into flags and values; raises `InvalidInput` whose paths are flags as they were written.
 
-    `--flag value`, `--flag=value` and `--a_flag` are one; a flag with several values takes all up to the next flag; a
-    value may begin with a minus and a digit.
+    `--flag value`, `--flag=value` and `--a_flag` are one; a switch needs no value, and is off as `--no-flag`; a flag
+    with several values takes all up to the next flag; a value may begin with a minus and a digit.
     """
     return _Scanner(argv, known).scan()

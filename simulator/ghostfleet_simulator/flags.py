@@ -29,6 +29,8 @@ from ghostfleet_simulator.files import read_mapping
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
 
 _HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
+_SWITCH: Final = {"true": True, "1": True, "false": False, "0": False, "": None}
+_VLLM_SEED: Final = "PYTHONHASHSEED"
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _SHARE_UNITS: Final = 10**9
@@ -138,6 +140,8 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) 
         # Kubernetes sets GHOSTFLEET_PORT=tcp://... in pods of a namespace with a Service called "ghostfleet".
         if value and not _SERVICE_LINK.match(value):
             found[flag] = _Given(value.split() if setting.many else [value], variable)
+    if _VLLM_SEED in environ and "hash-seed" not in found:
+        found["hash-seed"] = _Given([environ[_VLLM_SEED]], _VLLM_SEED)
     return found
 
 
@@ -247,6 +251,8 @@ def _converted(setting: Setting, given: _Given, warnings: list[str]) -> Any:
     word = _single(given)
     if setting.choices:
         return _choice(word, setting.choices, given.source).value if word else None
+    if setting.switch and word.lower() in _SWITCH:
+        return _SWITCH[word.lower()]
     if setting.flag in _HUMAN_INTS:
         if setting.flag == "max-model-len" and word in ("auto", "-1"):
             warnings.append(f"{given.source}: there is no model to take the length from; it is {setting.default}")

@@ -26,7 +26,7 @@ def test_a_name_is_all_a_server_needs() -> None:
     config = _config()
     assert config.model.aliases == ("m",)
     assert config.listen.port == 8000
-    assert config.scheduling.max_num_seqs == 256
+    assert config.limits == (256, 2048)
     assert config.kv_cache.block_size == 16
     assert config.failures == ()
 
@@ -57,11 +57,55 @@ def test_what_is_live_is_what_a_live_document_holds() -> None:
         ({"failures": [{"type": "RateLimit", "probability": "0.2"}] * 2}, "RateLimit is listed twice"),
         ({"seed": 2**63}, "seed: "),
         ({"scheduling": {"maxNumSeqs": 0}}, "scheduling.maxNumSeqs: "),
+        ({"scheduling": {"watermark": "1"}}, "scheduling.watermark: 1 is not below 1"),
+        (
+            {"scheduling": {"enableChunkedPrefill": False, "maxNumBatchedTokens": 100}},
+            "scheduling.maxNumBatchedTokens: 100 is below model.maxModelLen=32768",
+        ),
+        ({"engine": {"version": "0.34.0"}}, "0.34.0 is not a version of vLLM whose behaviour is known: 0.12 to 0.33.0"),
+        ({"engine": {"version": "0.11"}}, "0.11 is not a version of vLLM"),
+        ({"engine": {"version": "newest"}}, "engine.version: "),
     ],
 )
 def test_what_cannot_be_is_refused(blocks: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         _config(**blocks)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "scheduling", "limits"),
+    [
+        (None, {}, (256, 2048)),
+        ("H100", {}, (1024, 8192)),
+        ("nvidia-h200", {}, (1024, 8192)),
+        ("B200", {}, (1024, 16384)),
+        ("A100", {}, (256, 2048)),
+        ("L4", {}, (256, 2048)),
+        ("Abacus-1", {}, (256, 2048)),
+        ("H100", {"maxNumSeqs": 9}, (9, 8192)),
+        ("H100", {"maxNumBatchedTokens": 512}, (512, 512)),
+        ("H100", {"maxNumBatchedTokens": 512, "maxNumSeqs": 600}, (600, 512)),
+        (None, {"maxNumSeqs": 1}, (1, 1000)),
+        (None, {"maxNumSeqs": 1, "maxNumBatchedTokens": 2048}, (1, 2048)),
+        ("H100", {"enableChunkedPrefill": False}, (1024, 8192)),
+    ],
+)
+def test_the_limits_of_a_step_are_vllms_for_the_gpu(
+    gpu: str | None, scheduling: dict[str, Any], limits: tuple[int, int]
+) -> None:
+    """What is given wins; what is not goes by the GPU's memory and is cut down to what the sequences can need."""
+    config = _config(model={"name": "m", "maxModelLen": 1000}, engine={"gpu": gpu}, scheduling=scheduling)
+    assert config.limits == limits
+
+
+def test_without_chunked_prefill_a_step_holds_the_longest_prompt() -> None:
+    config = _config(model={"name": "m", "maxModelLen": 30_000}, scheduling={"enableChunkedPrefill": False})
+    assert config.limits.max_num_batched_tokens == 30_000
+
+
+@pytest.mark.parametrize(("version", "release"), [("0.12", (0, 12)), ("0.29.1", (0, 29)), ("0.33.0", (0, 33))])
+def test_a_version_is_known_by_its_release(version: str, release: tuple[int, int]) -> None:
+    assert _config(engine={"version": version}).engine.release == release
 
 
 def test_a_cache_that_holds_exactly_one_sequence_is_enough() -> None:

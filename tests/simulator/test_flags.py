@@ -126,7 +126,7 @@ def test_process_options() -> None:
     "argv",
     [
         ["--enforce-eager"],
-        ["--no-enable-prefix-caching"],
+        ["--no-enable-expert-parallel"],
         ["--tensor-parallel-size", "2"],
         ["-tp", "2"],
         ["-tp=2"],
@@ -195,6 +195,38 @@ def test_variables_that_kubernetes_sets_for_a_service_are_not_ports() -> None:
 def test_a_list_in_a_variable_is_separated_by_spaces() -> None:
     """Several values fit in one variable."""
     assert config("m", GHOSTFLEET_SERVED_MODEL_NAME="a b").model.served_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("argv", "on"),
+    [
+        ([], True),
+        (["--enable-prefix-caching"], True),
+        (["--no-enable-prefix-caching"], False),
+        (["--no_enable_prefix_caching"], False),
+        (["--enable-prefix-caching", "false"], False),
+        (["--enable-prefix-caching=False"], False),
+        (["--no-enable-prefix-caching", "--enable-prefix-caching"], True),
+    ],
+)
+def test_a_switch_is_turned_on_and_off(argv: list[str], on: bool) -> None:
+    """As vLLM's, and with a word behind it as llm-d-inference-sim's; the last one wins."""
+    assert config("m", *argv).kv_cache.enable_prefix_caching is on
+    assert config("m", *argv, "--seed", "5").seed == 5
+
+
+def test_a_switch_is_either_on_or_off() -> None:
+    """Any other word is refused."""
+    (line,) = problems("m", "--enable-prefix-caching=perhaps")
+    assert line == "--enable-prefix-caching: Input should be a valid boolean, not 'perhaps'"
+    assert problems("m", "--no-enable-prefix-caching=true") == ["--no-enable-prefix-caching: takes no value"]
+
+
+def test_pythons_hash_seed_is_the_seed_of_block_hashes() -> None:
+    """As in vLLM and in llm-d-inference-sim; what is said to the server itself wins."""
+    assert config("m", PYTHONHASHSEED="7").kv_cache.hash_seed == "7"
+    assert config("m", PYTHONHASHSEED="7", GHOSTFLEET_HASH_SEED="8").kv_cache.hash_seed == "8"
+    assert config("m", "--hash-seed", "9", PYTHONHASHSEED="7").kv_cache.hash_seed == "9"
 
 
 def test_a_file_holds_blocks(tmp_path: Path) -> None:

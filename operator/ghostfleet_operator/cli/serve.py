@@ -37,7 +37,8 @@ def _help() -> str:
         text = textwrap.fill(
             f"{setting.help}{default}", width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
         )
-        blocks.setdefault(title, []).append(f"  --{setting.flag} {value}\n{text}")
+        usage = f"--[no-]{setting.flag}" if setting.switch else f"--{setting.flag} {value}"
+        blocks.setdefault(title, []).append(f"  {usage}\n{text}")
     return _INTRODUCTION + "".join(f"\n{title}:\n" + "\n".join(lines) + "\n" for title, lines in blocks.items())
 
 

@@ -20,7 +20,6 @@ from ghostfleet_simulator.api.requests import (
     TokenizeCompletionRequest,
     TokenizeRequest,
 )
-from ghostfleet_simulator.config import VLLM_VERSION
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 P = ParamSpec("P")
@@ -54,7 +53,7 @@ def information(server: SimulatedServer) -> APIRouter:
     @router.get("/version")
     async def version() -> JSONResponse:
         """Version of vLLM."""
-        return JSONResponse({"version": VLLM_VERSION})
+        return JSONResponse({"version": server.config.engine.version})
 
     @router.get("/load")
     async def load() -> JSONResponse:

@@ -7,9 +7,18 @@ start. Flags are vLLM's where vLLM 0.33 has one, else llm-d-inference-sim's.
 
 from __future__ import annotations
 
-from ghostfleet_simulator.config.base import Flag, Live, Name, Port, Settings, Whole, problem
+from ghostfleet_simulator.config.base import Flag, Live, Name, Port, Settings, Switch, Whole, problem
 from ghostfleet_simulator.config.behaviour import AnswerMode, Answers, Failure, Failures, FailureType
-from ghostfleet_simulator.config.engine import VLLM_VERSION, KVCache, ModelSettings, Scheduling
+from ghostfleet_simulator.config.engine import (
+    VLLM_VERSION,
+    BatchLimits,
+    Engine,
+    HashAlgorithm,
+    KVCache,
+    ModelSettings,
+    Scheduling,
+    SchedulingPolicy,
+)
 from ghostfleet_simulator.config.profile import Backend, LatencyCalculator, Profile, SimpleTiming
 from ghostfleet_simulator.config.server import (
     LIVE_FIELDS,
@@ -28,12 +37,15 @@ __all__ = [
     "AnswerMode",
     "Answers",
     "Backend",
+    "BatchLimits",
     "Behaviour",
+    "Engine",
     "Failure",
     "FailureType",
     "Failures",
     "FixedConfig",
     "Flag",
+    "HashAlgorithm",
     "KVCache",
     "LatencyCalculator",
     "Listen",
@@ -46,9 +58,11 @@ __all__ = [
     "Port",
     "Profile",
     "Scheduling",
+    "SchedulingPolicy",
     "ServerConfig",
     "Settings",
     "SimpleTiming",
+    "Switch",
     "Whole",
     "problem",
 ]

@@ -48,6 +48,8 @@ def _no_boolean(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Switch = Annotated[bool, Field(strict=True)]
+"""On or off; as a flag `--name` and `--no-name`."""
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[^\s\x00]+$")]
 Port = Annotated[Whole, Field(ge=1, le=65535)]
 

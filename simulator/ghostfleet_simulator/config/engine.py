@@ -1,15 +1,76 @@
-"""What is fixed when a server starts: its model, its scheduler and its KV cache."""
+"""What is fixed when a server starts: the engine it shows itself to be, its model, its scheduler and its KV cache."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from enum import StrEnum
+from typing import Annotated, Final, NamedTuple
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
-from ghostfleet_simulator.config.base import Flag, Name, Settings, Whole, distinct
+from ghostfleet_simulator.config.base import Flag, Name, Settings, Switch, Whole, distinct
+from ghostfleet_simulator.units import Probability
 
 VLLM_VERSION: Final = "0.33.0"
-"""The version of vLLM whose behaviour a server shows."""
+"""The newest version of vLLM whose behaviour is known, and the one that a server shows unless told otherwise."""
+
+_NEWEST: Final = tuple(map(int, VLLM_VERSION.split(".")[:2]))
+_OLDEST: Final = (0, 12)
+
+
+def _known(version: str) -> str:
+    if not _OLDEST <= tuple(map(int, version.split(".")[:2])) <= _NEWEST:
+        raise PydanticCustomError(
+            "settings",
+            "{version} is not a version of vLLM whose behaviour is known: {oldest} to {newest}",
+            {"version": version, "oldest": ".".join(map(str, _OLDEST)), "newest": VLLM_VERSION},
+        )
+    return version
+
+
+Version = Annotated[
+    str, StringConstraints(max_length=16, pattern=r"^[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,5})?$"), AfterValidator(_known)
+]
+
+_GPU_GIB: Final = {
+    "a10": 24,
+    "a10g": 24,
+    "a100": 80,
+    "b200": 179,
+    "b300": 268,
+    "gb200": 185,
+    "gb300": 277,
+    "gh200": 96,
+    "h100": 80,
+    "h20": 96,
+    "h200": 141,
+    "h800": 80,
+    "l4": 24,
+    "l40s": 48,
+    "mi300x": 192,
+    "mi325x": 256,
+    "mi355x": 288,
+    "rtxpro6000": 96,
+    "t4": 16,
+}
+"""Memory of GPUs, which is what vLLM takes its defaults by."""
+
+
+class Engine(Settings):
+    """The engine that the server shows itself to be."""
+
+    version: Annotated[Version, Flag("vllm-version")] = VLLM_VERSION
+    """Version of vLLM whose behaviour is shown, such as `0.29` or `0.33.0`."""
+
+    gpu: Annotated[Name | None, Field(max_length=64), Flag("gpu")] = None
+    """GPU whose defaults the limits of the scheduler have, such as `H100`. For one that is not known, or none, they are
+    those of a small GPU."""
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """Major and minor number of the version, to compare with."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
 
 
 class ModelSettings(Settings):
@@ -32,14 +93,77 @@ class ModelSettings(Settings):
         return self.served_names or (self.name,)
 
 
+class SchedulingPolicy(StrEnum):
+    """In which order requests are served."""
+
+    FCFS = "FCFS"
+    PRIORITY = "Priority"
+
+
+class BatchLimits(NamedTuple):
+    """How much a step holds."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
 class Scheduling(Settings):
-    """Limits of the continuous-batching scheduler; the defaults are vLLM's for an unknown GPU."""
+    """The continuous-batching scheduler."""
 
-    max_num_seqs: Annotated[Whole, Field(ge=1, le=65536), Flag("max-num-seqs")] = 256
-    """Most sequences that run at the same time."""
+    max_num_seqs: Annotated[Whole | None, Field(ge=1, le=65536), Flag("max-num-seqs")] = None
+    """Most sequences that run at the same time. Without it what vLLM takes for the GPU: 1024 for one of at least 70 GiB
+    but an A100, else 256."""
 
-    max_num_batched_tokens: Annotated[Whole, Field(ge=1, le=1_048_576), Flag("max-num-batched-tokens")] = 2048
-    """Token budget of one engine step, prefill chunks and decodes together."""
+    max_num_batched_tokens: Annotated[Whole | None, Field(ge=1, le=1_048_576), Flag("max-num-batched-tokens")] = None
+    """Token budget of one engine step, prefill chunks and decodes together. Without it what vLLM takes for the GPU:
+    16384 from 160 GiB, 8192 from 70 GiB but for an A100, else 2048; at most all sequences at their longest."""
+
+    policy: Annotated[SchedulingPolicy, Flag("scheduling-policy")] = SchedulingPolicy.FCFS
+    """`FCFS` serves in the order of arrival; `Priority` by the `priority` of requests, the lowest first, then by
+    arrival."""
+
+    enable_chunked_prefill: Annotated[Switch, Flag("enable-chunked-prefill")] = True
+    """A prompt is computed in parts where the token budget of a step does not hold it whole; else it waits."""
+
+    long_prefill_token_threshold: Annotated[Whole, Field(ge=0, le=1_048_576), Flag("long-prefill-token-threshold")] = 0
+    """Most tokens of one prompt in one step while there are other sequences; 0 sets no limit."""
+
+    long_prefill_token_threshold_adaptive: Annotated[Switch, Flag("long-prefill-token-threshold-adaptive")] = False
+    """The threshold is never below an equal share of the token budget."""
+
+    reserve_full_isl: Annotated[Switch, Flag("scheduler-reserve-full-isl")] = True
+    """A sequence is admitted only if blocks for its whole prompt are free, not just for the first part of it."""
+
+    watermark: Annotated[Probability, Flag("watermark")] = Probability.parse("0")
+    """Share of the KV-cache blocks, below 1, that an admission must leave free while other sequences run."""
+
+    def limits(self, gpu: str | None, max_model_len: int) -> BatchLimits:
+        """How much a step holds where the model's longest sequence has `max_model_len` tokens.
+
+        Source: vLLM 0.33 engine/arg_utils.py, get_batch_defaults and what follows it, for the API server.
+        """
+        name = (gpu or "").lower().replace("-", "").removeprefix("nvidia")
+        memory = _GPU_GIB.get(name, 0)
+        if memory >= 160:
+            seqs, tokens = 1024, 16384
+        elif memory >= 70 and "a100" not in name:
+            seqs, tokens = 1024, 8192
+        else:
+            seqs, tokens = 256, 2048
+        seqs = self.max_num_seqs or seqs
+        if not self.enable_chunked_prefill:
+            tokens = max(tokens, max_model_len)
+        tokens = self.max_num_batched_tokens or min(tokens, seqs * max_model_len)
+        return BatchLimits(self.max_num_seqs or min(seqs, tokens), tokens)
+
+
+class HashAlgorithm(StrEnum):
+    """What block hashes are made with, under vLLM's names."""
+
+    SHA256 = "sha256"
+    SHA256_CBOR = "sha256_cbor"
+    XXHASH = "xxhash"
+    XXHASH_CBOR = "xxhash_cbor"
 
 
 class KVCache(Settings):
@@ -50,3 +174,14 @@ class KVCache(Settings):
 
     blocks: Annotated[Whole, Field(ge=2, le=100_000_000), Flag("num-gpu-blocks-override")] = 16384
     """Number of blocks; one of them is vLLM's null block and never holds tokens."""
+
+    enable_prefix_caching: Annotated[Switch, Flag("enable-prefix-caching")] = True
+    """Full blocks stay after their sequence, until they are needed, for sequences that begin with the same tokens."""
+
+    prefix_caching_hash_algo: Annotated[HashAlgorithm, Flag("prefix-caching-hash-algo")] = HashAlgorithm.SHA256
+    """What block hashes are made with."""
+
+    hash_seed: Annotated[str | None, StringConstraints(max_length=128), Flag("hash-seed")] = None
+    """Seed of the block hashes; what `PYTHONHASHSEED` is to vLLM, and taken from that variable where it is not set.
+    Without either, vLLM 0.29 and later has a fixed one for the SHA-256 algorithms; else it is random in every process.
+    Servers whose hashes shall be equal need an equal seed."""

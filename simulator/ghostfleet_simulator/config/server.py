@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from ghostfleet_simulator.config.base import Flag, Live, Port, Settings, Whole, problem
 from ghostfleet_simulator.config.behaviour import Answers, Failures
-from ghostfleet_simulator.config.engine import KVCache, ModelSettings, Scheduling
+from ghostfleet_simulator.config.engine import BatchLimits, Engine, KVCache, ModelSettings, Scheduling
 from ghostfleet_simulator.config.profile import Profile
 
 
@@ -57,8 +57,11 @@ class FixedConfig(Settings):
     model: ModelSettings
     """The model the server claims to serve."""
 
+    engine: Engine = Engine()
+    """The engine that the server shows itself to be."""
+
     scheduling: Scheduling = Scheduling()
-    """Limits of the scheduler."""
+    """The scheduler."""
 
     kv_cache: KVCache = Field(default=KVCache(), alias="kvCache")
     """The paged KV cache."""
@@ -77,6 +80,24 @@ class FixedConfig(Settings):
                 "(one is the null block)",
             )
         return self
+
+    @model_validator(mode="after")
+    def _scheduler_serves(self) -> Self:
+        tokens, longest = self.scheduling.max_num_batched_tokens, self.model.max_model_len
+        if tokens is not None and tokens < longest and not self.scheduling.enable_chunked_prefill:
+            raise problem(
+                "scheduling.maxNumBatchedTokens",
+                f"{tokens} is below model.maxModelLen={longest}, and without chunked prefill no longer prompt would "
+                "ever be admitted",
+            )
+        if float(self.scheduling.watermark) >= 1:
+            raise problem("scheduling.watermark", f"{self.scheduling.watermark} is not below 1")
+        return self
+
+    @property
+    def limits(self) -> BatchLimits:
+        """How much a step of the engine holds."""
+        return self.scheduling.limits(self.engine.gpu, self.model.max_model_len)
 
 
 class Behaviour(Settings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from ghostfleet_simulator.config import KVCache, Scheduling
+from ghostfleet_simulator.config import FixedConfig
 from ghostfleet_simulator.engine.blocks import BlockPool
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 
@@ -21,16 +21,17 @@ class Scheduler:
     was admitted last is preempted, loses its blocks and recomputes; nobody is admitted in a pass that preempted.
     """
 
-    def __init__(self, scheduling: Scheduling, kv_cache: KVCache) -> None:
-        self.max_num_seqs = scheduling.max_num_seqs
-        self.budget = scheduling.max_num_batched_tokens
-        self.block_size = kv_cache.block_size
-        self.pool = BlockPool(kv_cache.blocks)
+    def __init__(self, config: FixedConfig) -> None:
+        self.max_num_seqs, self.budget = config.limits
+        self.block_size = config.kv_cache.block_size
+        self.pool = BlockPool(config.kv_cache.blocks)
         self.waiting: deque[Sequence] = deque()
         self.running: dict[Sequence, None] = {}
         """In the order of admission."""
         self.prefilling: dict[Sequence, None] = {}
         """The running sequences whose prompt is not computed whole, in the order of admission."""
+        self.chunks: list[tuple[int, int]] = []
+        """Parts of prompts computed since this was last cleared: tokens before the part, and tokens of it."""
 
     def fits(self, seq: Sequence) -> bool:
         """Whether the sequence could run to its end if it were alone; its last token is never computed."""
@@ -107,6 +108,7 @@ class Scheduler:
         return budget, admitted
 
     def _computed(self, seq: Sequence, chunk: int) -> bool:
+        self.chunks.append((seq.computed, chunk))
         seq.computed += chunk
         if seq.computed < seq.num_tokens:
             return False

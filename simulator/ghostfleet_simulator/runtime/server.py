@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, Protocol
 
-from ghostfleet_simulator.config import VLLM_VERSION, AnswerMode, ServerConfig
+from ghostfleet_simulator.config import AnswerMode, ServerConfig
 from ghostfleet_simulator.document import Document, InForce, restart_hash
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -32,9 +32,7 @@ _WAYS: Final = {AnswerMode.ECHO: EchoAnswers, AnswerMode.RANDOM: RandomAnswers}
 class OutputFactory(Protocol):
     """Makes the output of each sequence of a request."""
 
-    def __call__(
-        self, generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int, /
-    ) -> Output:
+    def __call__(self, generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int, /) -> Output:
         """The output of choice `index`, which answers `prompt`."""
 
 
@@ -57,7 +55,7 @@ class SimulatedServer:
         self.config = config
         """The configuration the server was started with; its live part is in `in_force`."""
         self.tokenizer = tokenizer or Tokenizer()
-        self.fingerprint = f"vllm-{VLLM_VERSION}-{restart_hash(config)[-8:]}"
+        self.fingerprint = f"vllm-{config.engine.version}-{restart_hash(config)[-8:]}"
         """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
         self.metrics = ServerMetrics(config)
         self.faults = FaultInjector(config.seed)

@@ -21,7 +21,7 @@ def problems(raw: object, parse: Any = parse_server) -> dict[str, str]:
 def test_a_server_of_a_few_lines_has_the_defaults_of_the_simulator() -> None:
     found = parse_server(raw_server())
     assert found.spec.replicas == 1
-    assert found.spec.scheduling.max_num_seqs == 256
+    assert found.spec.limits == (256, 2048)
     assert found.spec.profile is not None
     assert found.spec.profile.simple.inter_token_latency == Duration.parse("20ms")
     assert (found.metadata.namespace, found.metadata.generation) == ("lab", 3)

@@ -234,7 +234,12 @@ def test_defaults_in_the_schema_are_those_of_the_simulator() -> None:
     for block in ("scheduling", "kvCache", "answers", "networking", "pod"):
         filled["spec"][block] = {}
     fill(spec, filled["spec"])
-    assert filled["spec"]["kvCache"] == {"blockSize": 16, "blocks": 16384}
+    assert filled["spec"]["kvCache"] == {
+        "blockSize": 16,
+        "blocks": 16384,
+        "enablePrefixCaching": True,
+        "prefixCachingHashAlgo": "sha256",
+    }
     assert parse_server(filled).spec == parse_server(raw_server()).spec
 
 
