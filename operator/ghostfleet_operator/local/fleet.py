@@ -19,6 +19,7 @@ from ghostfleet_simulator import __version__
 
 _PUBLISH_SECONDS: Final = 0.02
 """Changes within this time are published together."""
+_RETRY_SECONDS: Final = 5.0
 
 
 class Fleet:
@@ -130,14 +131,17 @@ class Fleet:
         }
 
     async def _attend(self, key: Key, group: Group) -> None:
-        try:
-            await group.run()
-        except Exception as error:
-            self._here.say(f"{key}: {type(error).__name__}: {error}")
-            raise
-        if self._groups.get(key) is group:
-            del self._groups[key], self._tasks[key]
-            self._change.set()
+        while True:
+            try:
+                await group.run()
+            except Exception as error:  # noqa: BLE001 - one server must not end the others
+                self._here.say(f"{key}: {error or type(error).__name__}; trying again in {_RETRY_SECONDS:g} s")
+                await asyncio.sleep(_RETRY_SECONDS)
+                group.look()
+            else:
+                break
+        del self._groups[key], self._tasks[key]
+        self._change.set()
 
 
 def _server(group: Group) -> dict[str, Any]:

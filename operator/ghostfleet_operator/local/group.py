@@ -109,7 +109,7 @@ class Group:
     def _restart_next(self) -> None:
         """Restarts what does not serve anyway, and one of those that serve while all others do."""
         for replica in self.replicas:
-            if replica.runs_restart_hash in (None, self._plan.restart_hash):
+            if replica.restarting or replica.runs_restart_hash in (None, self._plan.restart_hash):
                 continue
             if not replica.ready or all(other.ready for other in self.replicas):
                 self._here.say(f"{replica.name} restarts")

@@ -61,8 +61,9 @@ class Replica:
         self._folder = surroundings.folder.replica_folder(self.namespace, self.name)
         self._process: asyncio.subprocess.Process | None = None
         self._ready = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._stopping = False
         self._wanted_restart = False
+        self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._written = ""
@@ -75,7 +76,12 @@ class Replica:
     @property
     def stopping(self) -> bool:
         """Whether it was told to end."""
-        return self._stopping.is_set()
+        return self._stopping
+
+    @property
+    def restarting(self) -> bool:
+        """Whether it was told to restart and has not begun to."""
+        return self._wanted_restart
 
     @property
     def pid(self) -> int | None:
@@ -113,14 +119,16 @@ class Replica:
 
     def restart(self) -> None:
         """Drains the process in the background; another one starts from the plan last given when it has ended."""
-        if self._ending is None or self._ending.done():
+        if not self._wanted_restart:
             self._wanted_restart = True
+            self._hurry.set()
             self._set_ready(False)
             self._ending = asyncio.create_task(self._end_process(), name=f"drain {self.name}")
 
     async def stop(self) -> None:
         """Drains and ends the process, and gives the address back."""
-        self._stopping.set()
+        self._stopping = True
+        self._hurry.set()
         self._set_ready(False)
         await self._end_process()
         if self._task:
@@ -129,7 +137,8 @@ class Replica:
 
     def kill(self) -> None:
         """Ends the process at once."""
-        self._stopping.set()
+        self._stopping = True
+        self._hurry.set()
         if self._process and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -149,6 +158,7 @@ class Replica:
         loop = asyncio.get_running_loop()
         while not self.stopping:
             self._wanted_restart = False
+            self._hurry.clear()
             began = loop.time()
             ending = await self._run_once()
             self._set_ready(False)
@@ -160,7 +170,7 @@ class Replica:
             self._here.say(f"{self.name} {ending}; starting it again in {pause:.1f} s (its log: {self.log_file})")
             self._here.changed()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause * random.uniform(0.8, 1.2))
+                await asyncio.wait_for(self._hurry.wait(), pause * random.uniform(0.8, 1.2))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _run_once(self) -> str:
@@ -179,13 +189,24 @@ class Replica:
         except OSError as error:
             return f"cannot start: {error.strerror or error}"
         self._here.changed()
+        if self.stopping or self._wanted_restart:  # asked for while the process was being made
+            process.terminate()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        if await self._answers(process):
+        answered = await self._answers(process)
+        if answered:
             self._set_ready(True)
             self._here.say(f"{self.name} is ready at {self.address.url} ({loop.time() - began:.1f} s)")
         code = await process.wait()
-        return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        ending = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        return ending if answered else f"{ending} before it was ready{self._last_words()}"
+
+    def _last_words(self) -> str:
+        """The last line of the log, which says why a process did not start."""
+        with self.log_file.open("rb") as log:
+            log.seek(max(0, self.log_file.stat().st_size - 2000))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1][:300]})" if lines else ""
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         listen = self.address

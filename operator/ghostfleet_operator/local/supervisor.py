@@ -94,20 +94,22 @@ class Supervisor:
             }
             self._take_signals(fleet)
             self._want(fleet, first)
-            async with _background(
-                fleet.watch_changes(),
-                fleet.watch_documents(_OBSERVE_SECONDS),
-                self._follow_files(),
-                self._reload_on_demand(fleet),
-                self._show(fleet, surroundings),
-                self._greet(fleet),
-            ):
-                await self._stop.wait()
-            fleet.facts["phase"] = "stopping"
-            fleet.publish()
-            if fleet.replicas:
-                self._output.say("stopping; requests that run may end (Ctrl-C again stops at once)")
-            await fleet.stop()
+            try:
+                async with _background(
+                    fleet.watch_changes(),
+                    fleet.watch_documents(_OBSERVE_SECONDS),
+                    self._follow_files(),
+                    self._reload_on_demand(fleet),
+                    self._show(fleet, surroundings),
+                    self._greet(fleet),
+                ):
+                    await self._stop.wait()
+            finally:
+                fleet.facts["phase"] = "stopping"
+                fleet.publish()
+                if fleet.replicas:
+                    self._output.say("stopping; requests that run may end (Ctrl-C again stops at once)")
+                await fleet.stop()
         folder.forget()
 
     def _load(self) -> tuple[Resolved, ...]:
@@ -188,10 +190,13 @@ def curl_line(fleet: Mapping[str, Any]) -> str | None:
 @asynccontextmanager
 async def _background(*jobs: Any) -> AsyncIterator[None]:
     """Runs coroutines beside the body and cancels them at its end; the failure of one is raised at once."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(job) for job in jobs]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in jobs]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
