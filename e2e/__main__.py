@@ -42,11 +42,17 @@ class Target:
         """Run a command against the cluster; its standard output."""
         return shell.run([*self.prefix, *command], env=self.environment)
 
+    def has_release(self) -> bool:
+        """Whether the chart is installed already."""
+        command = [*self.prefix, "helm", "status", RELEASE, "--namespace", NAMESPACE]
+        return shell.succeeds(command, env=self.environment)
+
 
 def main(arguments: list[str]) -> int:
     """Run it all; pytest's exit code."""
     images = Images(os.environ.get("IMAGE_PREFIX", ""))
     keep = os.environ.get("KEEP") == "1"
+    cache.remove(OUT)
     with _given(keep) if os.environ.get("KUBECONFIG") else _kind(images, keep) as target:
         try:
             _install(target, images)
@@ -64,8 +70,7 @@ def _given(keep: bool) -> Iterator[Target]:
     """The cluster of KUBECONFIG. The release is taken off again if it was not there before."""
     path = os.pathsep.join([str(binaries.ensure(TOOLS)), os.environ.get("PATH", os.defpath)])
     target = Target(os.environ | {"PATH": path})
-    status = ["helm", "status", RELEASE, "--namespace", NAMESPACE]
-    ours = not shell.succeeds(status, env=target.environment)
+    ours = not target.has_release()
     try:
         yield target
     finally:
@@ -94,6 +99,7 @@ def _kind(images: Images, keep: bool) -> Iterator[Target]:
 
 
 def _install(target: Target, images: Images) -> None:
+    there = target.has_release()
     command = ["helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"]
     if images.prefix:
         for which, value in IMAGE_VALUES.items():
@@ -101,6 +107,10 @@ def _install(target: Target, images: Images) -> None:
             command += ["--set", f"{value}.repository={repository}", "--set", f"{value}.tag={tag}"]
     with shell.step("installing the chart"):
         target.run(*command, "--wait", "--timeout", "180s")
+        if there:  # its tag may stand for another image by now
+            kubectl = ["kubectl", "--namespace", NAMESPACE, "rollout"]
+            target.run(*kubectl, "restart", "deployment")
+            target.run(*kubectl, "status", "deployment", "--timeout=180s")
 
 
 def _pytest(target: Target, images: Images, arguments: list[str]) -> int:
