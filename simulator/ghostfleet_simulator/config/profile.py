@@ -1,90 +1,137 @@
-"""What a server costs in time."""
+"""What a server costs in time: the live block `profile`, which is also the whole spec of a `LatencyProfile`."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from ghostfleet_simulator.config.base import Flag, Settings, problem
-from ghostfleet_simulator.units import Duration, Factor
-
-
-class LatencyCalculator(StrEnum):
-    """How the time to the first token is made; llm-d-inference-sim's `latency-calculator`."""
-
-    AUTO = "Auto"
-    CONSTANT = "Constant"
-    PER_TOKEN = "PerToken"  # noqa: S105 - a mode, not a password
-
-
-_SPREAD: Final = "at most 30 % of the mean"
-
-
-class SimpleTiming(Settings):
-    """Latencies per request, under llm-d-inference-sim's names, exact to the microsecond.
-
-    A time with a deviation is drawn from a normal distribution cut off at 70 % below and above its mean.
-    """
-
-    latency_calculator: Annotated[LatencyCalculator, Flag("latency-calculator")] = LatencyCalculator.AUTO
-    """What makes the time to the first token: `Constant` takes `timeToFirstToken`, `PerToken` the prefill times, `Auto`
-    the former where it is set and else the latter."""
-
-    time_to_first_token: Annotated[Duration, Flag("time-to-first-token")] = Duration(0)
-    """Time from admission to the first token."""
-
-    time_to_first_token_std_dev: Annotated[Duration, Flag("time-to-first-token-std-dev")] = Duration(0)
-    """Standard deviation of `timeToFirstToken`, at most 30 % of it."""
-
-    inter_token_latency: Annotated[Duration, Flag("inter-token-latency")] = Duration(0)
-    """Time between two tokens of one sequence."""
-
-    inter_token_latency_std_dev: Annotated[Duration, Flag("inter-token-latency-std-dev")] = Duration(0)
-    """Standard deviation of `interTokenLatency`, at most 30 % of it."""
-
-    prefill_overhead: Annotated[Duration, Flag("prefill-overhead")] = Duration(0)
-    """Constant part of a prefill, without regard to its length."""
-
-    prefill_time_per_token: Annotated[Duration, Flag("prefill-time-per-token")] = Duration(0)
-    """Time that each prompt token adds to a prefill."""
-
-    prefill_time_std_dev: Annotated[Duration, Flag("prefill-time-std-dev")] = Duration(0)
-    """Standard deviation of the prefill time."""
-
-    time_factor_under_load: Annotated[Factor, Flag("time-factor-under-load")] = Factor.parse(1)
-    """Factor on the times when `maxNumSeqs` sequences run; 1 with one sequence and linear in between. At least 1."""
-
-    tick: Duration = Duration(1_000_000)
-    """Grid onto which due times are rounded up, so that one wake-up serves all tokens that fall due together."""
-
-    @model_validator(mode="after")
-    def _plausible(self) -> Self:
-        for mean, deviation, path in (
-            (self.time_to_first_token, self.time_to_first_token_std_dev, "timeToFirstTokenStdDev"),
-            (self.inter_token_latency, self.inter_token_latency_std_dev, "interTokenLatencyStdDev"),
-        ):
-            if deviation.ns * 10 > mean.ns * 3:
-                raise problem(path, f"{deviation} is too large for a mean of {mean}: {_SPREAD}")
-        if float(self.time_factor_under_load) < 1:
-            raise problem("timeFactorUnderLoad", f"{self.time_factor_under_load} is below 1")
-        if not 10_000 <= self.tick.ns <= 1_000_000_000:
-            raise problem("tick", f"{self.tick} is not between 10us and 1s")
-        return self
+from ghostfleet_simulator.config.base import Settings, Whole, problem
+from ghostfleet_simulator.config.roofline import RooflineTiming
+from ghostfleet_simulator.config.timing import SimpleTiming, StepTimeTiming, TableTiming
+from ghostfleet_simulator.units import Duration, Factor, Probability
 
 
 class Backend(StrEnum):
-    """Which model of step times a profile uses."""
+    """Which model of times a profile uses."""
 
     SIMPLE = "Simple"
+    STEP_TIME = "StepTime"
+    ROOFLINE = "Roofline"
+    TABLE = "Table"
+
+
+class Evidence(StrEnum):
+    """Where the numbers of a profile come from."""
+
+    MEASURED = "Measured"
+    TRANSFERRED = "Transferred"
+    ESTIMATE = "Estimate"
+
+
+class ApiTiming(Settings):
+    """What happens to a request outside the engine; not with the backend `Simple`."""
+
+    overhead: Duration = Duration(0)
+    """Time a request takes through the API, both ways together: the engine sees it that much later."""
+
+    per_prompt_token: Duration = Duration(0)
+    """Time that each prompt token adds to `overhead`."""
+
+    async_steps: Annotated[Whole, Field(ge=0, le=1)] = 1
+    """Steps that are put together ahead of the one that runs: 1 is vLLM's asynchronous scheduling, with which a request
+    that arrives in a step is not in the next one either."""
+
+
+class StepSpread(Settings):
+    """Noise of the length of a step."""
+
+    sigma: Factor = Factor.parse(0)
+    """Sigma of a lognormal factor with mean 1, drawn once per step for its whole batch; at most 1. Measured: 0.016."""
+
+
+class Stall(Settings):
+    """Steps that now and then take much longer."""
+
+    probability: Probability = Probability.parse("0")
+    """Share of the steps that stall. Measured: 0.5 to 1 %."""
+
+    mean_fraction: Factor = Factor.parse(0)
+    """Mean of the exponential extra time, as a share of the step; at most 100. Measured: 0.1 to 0.3."""
+
+
+class RequestSpread(Settings):
+    """Noise of the time a request takes through the API."""
+
+    mean: Duration = Duration(0)
+    """Mean of a gamma-distributed time that is added to the API's `overhead`."""
+
+    cv: Factor = Factor.parse("0.5")
+    """Its standard deviation as a share of the mean, more than 0 and at most 1."""
+
+
+class Noise(Settings):
+    """Randomness of times, off by default and drawn from the server's seed; not with the backend `Simple`.
+
+    Most of what spreads the times of a real server is load, which is simulated anyway.
+    """
+
+    step: StepSpread = StepSpread()
+    """Noise of the length of a step."""
+
+    stall: Stall = Stall()
+    """Steps that now and then take much longer."""
+
+    request: RequestSpread = RequestSpread()
+    """Noise of the time a request takes through the API."""
+
+    @model_validator(mode="after")
+    def _plausible(self) -> Self:
+        if float(self.step.sigma) > 1:
+            raise problem("step.sigma", f"{self.step.sigma} is more than 1")
+        if float(self.stall.mean_fraction) > 100:
+            raise problem("stall.meanFraction", f"{self.stall.mean_fraction} is more than 100")
+        if not 0 < float(self.request.cv) <= 1:
+            raise problem("request.cv", f"{self.request.cv} is not more than 0 and at most 1")
+        return self
 
 
 class Profile(Settings):
     """What a server costs in time; every field takes effect at once on a running server."""
 
     backend: Backend = Backend.SIMPLE
-    """The model of step times in use; the block of the same name holds its numbers."""
+    """The model of times in use; the block of the same name holds its numbers. `Simple` gives every request the same
+    times; with the others it is a step of the engine that takes time, for all sequences in it together."""
+
+    evidence: Evidence = Evidence.ESTIMATE
+    """Where the numbers come from: measured on this model and GPU, transferred from another one, or estimated."""
 
     simple: SimpleTiming = SimpleTiming()
     """Times per request and token."""
+
+    step_time: StepTimeTiming | None = None
+    """Coefficients of the length of a step; required by the backend `StepTime`."""
+
+    roofline: RooflineTiming | None = None
+    """Model and GPU from which the length of a step is computed; required by the backend `Roofline`."""
+
+    table: TableTiming | None = None
+    """Measured lengths of steps; required by the backend `Table`."""
+
+    api: ApiTiming = ApiTiming()
+    """What happens to a request outside the engine."""
+
+    noise: Noise = Noise()
+    """Randomness of times."""
+
+    @model_validator(mode="after")
+    def _numbers_of_the_backend(self) -> Self:
+        for backend, path, numbers in (
+            (Backend.STEP_TIME, "stepTime", self.step_time),
+            (Backend.ROOFLINE, "roofline", self.roofline),
+            (Backend.TABLE, "table", self.table),
+        ):
+            if self.backend is backend and numbers is None:
+                raise problem(path, f"required with the backend {backend.value}")
+        return self

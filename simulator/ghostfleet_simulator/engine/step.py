@@ -1,0 +1,46 @@
+"""What one pass of the engine brought about."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from ghostfleet_simulator.engine.sequence import Sequence
+
+
+class Step:
+    """What one call of `Engine.advance` brought about. Lists are in the order of production."""
+
+    __slots__ = (
+        "cached_tokens",
+        "finished",
+        "first",
+        "gaps",
+        "hit_tokens",
+        "preempted",
+        "prompt_tokens",
+        "queried_tokens",
+        "tokens",
+        "wake_us",
+    )
+
+    def __init__(self) -> None:
+        self.tokens: list[Sequence] = []
+        """Each produced exactly one token."""
+        self.first: list[Sequence] = []
+        """Those of `tokens` whose token was the first of the answer."""
+        self.finished: list[Sequence] = []
+        """Those of `tokens` whose token was the last."""
+        self.gaps: dict[int, int] = defaultdict(int)
+        """Time since the previous token of the same sequence in microseconds -> how many of `tokens` had it."""
+        self.prompt_tokens = 0
+        """Prompt tokens, in whole, of the sequences in `first`."""
+        self.cached_tokens = 0
+        """Those of `prompt_tokens` that were in the prefix cache when their sequence was first admitted."""
+        self.queried_tokens = 0
+        """Tokens of the sequences that were admitted for the first time, as far as the prefix cache is on."""
+        self.hit_tokens = 0
+        """Those of `queried_tokens` that were in the prefix cache."""
+        self.preempted = 0
+        """Sequences that lost their blocks."""
+        self.wake_us: int | None = None
+        """When `advance` wants to be called next; not after the present: at once; None: when a sequence is added."""
