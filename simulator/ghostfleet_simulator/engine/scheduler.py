@@ -1,37 +1,63 @@
-"""Who runs: slots, token budget, chunked prefill, blocks and preemption, as vLLM V1 does it.
+"""Who runs: slots, token budget, chunked prefill, blocks, prefix cache and preemption, as vLLM V1 does it.
 
 Source: vLLM 0.33 v1/core/sched/scheduler.py and v1/core/kv_cache_manager.py. The scheduler decides what is computed in
 a pass; when a pass happens and what it costs is the pacer's business.
+
+Of asynchronous scheduling, vLLM's default, the moment is kept at which a block of an answer can be found in the prefix
+cache: when the token after its last one is there. Not kept: that the slot of the next token is taken one step ahead,
+and that a sequence that stops by a stop token is computed for one step more.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from itertools import count
 
-from ghostfleet_simulator.config import FixedConfig
+from ghostfleet_simulator.config import FixedConfig, SchedulingPolicy
 from ghostfleet_simulator.engine.blocks import BlockPool
+from ghostfleet_simulator.engine.hashing import BlockHasher
+from ghostfleet_simulator.engine.prefix_cache import PrefixCache
+from ghostfleet_simulator.engine.queues import WaitingQueue
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 
 
 class Scheduler:
     """Waiting and running sequences over one block pool.
 
-    Policy: first come, first served. Running sequences go before waiting ones; when blocks run out the sequence that
-    was admitted last is preempted, loses its blocks and recomputes; nobody is admitted in a pass that preempted.
+    Running sequences go before waiting ones. When blocks run out a running sequence is preempted: the one admitted
+    last, or by the policy `Priority` the one with the highest priority number, of several the one that arrived last.
+    It loses its blocks, waits and recomputes what the prefix cache does not hold. Nobody is admitted in a pass that
+    preempted. Decoding sequences are served before prompts that are half computed.
     """
 
-    def __init__(self, config: FixedConfig) -> None:
+    def __init__(self, config: FixedConfig, entropy: bytes) -> None:
+        """`entropy`: see `BlockHasher`."""
+        scheduling, cache = config.scheduling, config.kv_cache
         self.max_num_seqs, self.budget = config.limits
-        self.block_size = config.kv_cache.block_size
-        self.pool = BlockPool(config.kv_cache.blocks)
-        self.waiting: deque[Sequence] = deque()
+        self.block_size = cache.block_size
+        self.pool = BlockPool(cache.blocks, unhashed_first=config.engine.release >= (0, 23))
+        self._cache = (
+            PrefixCache(self.pool, BlockHasher(config, entropy), cache.block_size)
+            if cache.enable_prefix_caching
+            else None
+        )
+        self._by_priority = scheduling.policy is SchedulingPolicy.PRIORITY
+        self._chunked = scheduling.enable_chunked_prefill
+        self._threshold = scheduling.long_prefill_token_threshold
+        self._adaptive = scheduling.long_prefill_token_threshold_adaptive
+        self._reserve = scheduling.reserve_full_isl
+        self._watermark = int(float(scheduling.watermark) * cache.blocks)
+        self._admissions = count()
+        self.waiting = WaitingQueue.of(scheduling.policy)
         self.running: dict[Sequence, None] = {}
         """In the order of admission."""
         self.prefilling: dict[Sequence, None] = {}
         """The running sequences whose prompt is not computed whole, in the order of admission."""
-        self.chunks: list[tuple[int, int]] = []
-        """Parts of prompts computed since this was last cleared: tokens before the part, and tokens of it."""
+        self.chunks: dict[Sequence, tuple[int, int]] = {}
+        """Parts of prompts computed since the caller cleared this: tokens that were there before, and in the part."""
+        self.queried_tokens = 0
+        """Tokens of sequences that were looked up in the prefix cache and admitted, since the caller set it to 0."""
+        self.hit_tokens = 0
+        """Those of them that were there. Neither counts the readmission of a preempted sequence."""
 
     def fits(self, seq: Sequence) -> bool:
         """Whether the sequence could run to its end if it were alone; its last token is never computed."""
@@ -40,26 +66,33 @@ class Scheduler:
     def add(self, seq: Sequence, now_us: int) -> None:
         """Queue a sequence."""
         seq.queued_us = now_us
-        self.waiting.append(seq)
+        self.waiting.add(seq)
 
     def remove(self, seq: Sequence) -> None:
-        """Take a sequence out, wherever it is, and free its blocks."""
+        """Take a sequence out, wherever it is, and free its blocks; what is in them stays in the prefix cache."""
         if seq.status is Status.RUNNING:
-            del self.running[seq]
-            self.prefilling.pop(seq, None)
-            self._free(seq)
+            if self._cache is not None and seq not in self.prefilling:
+                self._cache.store(seq, seq.num_tokens - 1)
+            self._release(seq)
         elif seq.status is not Status.FINISHED:
             self.waiting.remove(seq)
         seq.status = Status.FINISHED
 
-    def grow(self, seq: Sequence) -> Iterator[Sequence]:
-        """Make room for one more token of a decoding sequence, preempting if need be; yields the preempted ones.
+    def grow(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Make room for one more token of each of these decoding sequences, preempting if need be.
 
-        The sequence itself is among them when it was admitted last.
+        All of their blocks are full. Returns the preempted ones, who may be among them.
         """
-        yield from self._allocate(seq, seq.num_tokens)
-        if seq.status is Status.RUNNING:
-            seq.room = len(seq.blocks) * self.block_size - seq.num_tokens
+        if self._cache is not None:
+            for seq in sequences:
+                self._cache.store(seq, seq.num_tokens - 1)
+        preempted: list[Sequence] = []
+        for seq in sorted(sequences, key=_order):
+            if seq.status is Status.RUNNING:  # not preempted for the sake of another one
+                preempted += self._allocate(seq, seq.num_tokens)
+                if seq.blocks:
+                    seq.room = len(seq.blocks) * self.block_size - seq.num_tokens
+        return preempted
 
     def prefill(self, budget: int, preempted: list[Sequence]) -> tuple[int, list[Sequence]]:
         """Continue the prompts that are being computed, within `budget` tokens.
@@ -67,18 +100,22 @@ class Scheduler:
         Returns the budget left and the sequences whose prompt is now complete; adds to `preempted`.
         """
         complete = []
+        limit = self._longest_part()
         for seq in list(self.prefilling):
             if budget <= 0:
                 break
-            if seq not in self.prefilling:  # preempted for the sake of an earlier one
+            if seq not in self.prefilling:  # preempted for the sake of another one
                 continue
-            chunk = min(seq.num_tokens - seq.computed, budget)
-            preempted.extend(self._allocate(seq, seq.computed + chunk))
+            chunk = min(seq.num_tokens - seq.computed, limit, budget)
+            victims = self._allocate(seq, seq.computed + chunk)
+            # What a victim was given in this pass is not computed after all.
+            budget += sum(self.chunks.pop(victim, (0, 0))[1] for victim in victims)
+            preempted += victims
             if seq.status is Status.RUNNING:
                 budget -= chunk
-                if self._computed(seq, chunk):
+                if self._compute(seq, chunk):
                     complete.append(seq)
-        return budget, complete
+        return budget, [seq for seq in complete if seq.status is Status.RUNNING]
 
     def admit(self, budget: int, now_us: int) -> tuple[int, list[Sequence]]:
         """Admit waiting sequences in order while slots, budget and blocks last; the head blocks those behind it.
@@ -88,60 +125,101 @@ class Scheduler:
         not in `prefilling` have their whole prompt computed.
         """
         admitted = []
+        limit = self._longest_part()
+        pool = self.pool
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
-            seq = self.waiting[0]
-            chunk = min(seq.num_tokens, budget)
-            if (
-                self._blocks_for(seq.num_tokens) > self.pool.free
-                or (blocks := self.pool.take(self._blocks_for(chunk))) is None
-            ):
+            seq = self.waiting.head
+            found = self._cache.find(seq) if self._cache is not None else []
+            reused = len(found) * self.block_size
+            chunk = min(seq.num_tokens - reused, limit)
+            if chunk > budget:
+                if not self._chunked:
+                    break
+                chunk = budget
+            need = self._blocks_for(seq.num_tokens if self._reserve else reused + chunk) - len(found)
+            spared = self._watermark if self.running else 0
+            if need + pool.ownerless(found) + spared > pool.free:
                 break
-            self.waiting.popleft()
-            seq.status = Status.RUNNING
-            if seq.scheduled_us < 0:
-                seq.scheduled_us = now_us
-            self.running[seq] = self.prefilling[seq] = None
+            self.waiting.pop()
+            pool.share(found)
+            seq.blocks = found + pool.take(self._blocks_for(reused + chunk) - len(found))
+            seq.stored, seq.computed, seq.reused = len(found), reused, reused
+            self._start(seq, now_us)
             budget -= chunk
-            seq.blocks.extend(blocks)
-            self._computed(seq, chunk)
+            self._compute(seq, chunk)
             admitted.append(seq)
         return budget, admitted
 
-    def _computed(self, seq: Sequence, chunk: int) -> bool:
-        self.chunks.append((seq.computed, chunk))
+    def preempt_all(self) -> list[Sequence]:
+        """Preempt every running sequence; they stand in the queue as they ran. Returns them."""
+        preempted = list(reversed(self.running))
+        for seq in preempted:
+            self._preempt(seq)
+        return preempted
+
+    def _start(self, seq: Sequence, now_us: int) -> None:
+        seq.status = Status.RUNNING
+        seq.order = next(self._admissions)
+        if seq.scheduled_us < 0:
+            seq.scheduled_us = now_us
+        if seq.preemptions == 0 and self._cache is not None:
+            seq.cached_tokens = seq.reused
+            self.queried_tokens += seq.num_tokens
+            self.hit_tokens += seq.reused
+        self.running[seq] = self.prefilling[seq] = None
+
+    def _compute(self, seq: Sequence, chunk: int) -> bool:
+        """Compute a part of a prompt, whose blocks the sequence has; whether the prompt is complete."""
+        self.chunks[seq] = seq.computed, chunk
         seq.computed += chunk
+        if self._cache is not None:
+            self._cache.store(seq, seq.computed)
         if seq.computed < seq.num_tokens:
             return False
         del self.prefilling[seq]
         seq.room = len(seq.blocks) * self.block_size - seq.num_tokens
         return True
 
+    def _longest_part(self) -> int:
+        """Most tokens of one prompt in this pass, the budget aside; a sequence that is alone may have all of it."""
+        sequences = len(self.running) + len(self.waiting)
+        if not self._threshold or sequences < 2:
+            return self.budget
+        return max(self._threshold, self.budget // sequences) if self._adaptive else self._threshold
+
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
 
-    def _allocate(self, seq: Sequence, tokens: int) -> Iterator[Sequence]:
-        """Give `seq` the blocks for its first `tokens` tokens; yields each sequence preempted for it."""
+    def _allocate(self, seq: Sequence, tokens: int) -> list[Sequence]:
+        """Give `seq` the blocks for its first `tokens` tokens; returns the sequences preempted for it, maybe itself."""
         need = self._blocks_for(tokens) - len(seq.blocks)
-        while need > 0:
-            if need <= self.pool.free:
-                seq.blocks.extend(self.pool.take(need))
-                return
-            victim = next(reversed(self.running))
+        preempted: list[Sequence] = []
+        while seq.status is Status.RUNNING and need > self.pool.free:
+            victim = max(self.running, key=_urgency) if self._by_priority else next(reversed(self.running))
             self._preempt(victim)
-            yield victim
-            if victim is seq:
-                return
+            preempted.append(victim)
+        if seq.status is Status.RUNNING and need > 0:
+            seq.blocks += self.pool.take(need)
+        return preempted
 
     def _preempt(self, seq: Sequence) -> None:
-        del self.running[seq]
-        self.prefilling.pop(seq, None)
-        self._free(seq)
+        self._release(seq)
         seq.status = Status.PREEMPTED
         seq.computed = 0
         seq.preemptions += 1
-        self.waiting.appendleft(seq)
+        self.waiting.put_back(seq)
 
-    def _free(self, seq: Sequence) -> None:
+    def _release(self, seq: Sequence) -> None:
+        del self.running[seq]
+        self.prefilling.pop(seq, None)
         self.pool.give_back(seq.blocks)
-        seq.blocks.clear()
-        seq.room = 0
+        seq.blocks = []
+        seq.room = seq.stored = 0
+
+
+def _order(seq: Sequence) -> int:
+    return seq.order
+
+
+def _urgency(seq: Sequence) -> tuple[int, int]:
+    return seq.priority, seq.arrival_us

@@ -38,15 +38,19 @@ class Status(Enum):
 class Sequence:
     """One sequence in the engine.
 
-    `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. Times are
-    microseconds of the engine's clock, -1 while they have not happened. `owner` belongs to the caller; the engine never
-    looks at it.
+    `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. The lowest
+    `priority` is served first where the policy asks for it. Only sequences with the same `cache_salt` share blocks.
+    Times are microseconds of the engine's clock, -1 while they have not happened. `owner` belongs to the caller; the
+    engine never looks at it.
     """
 
     __slots__ = (
         "answer",
         "arrival_us",
+        "block_hashes",
         "blocks",
+        "cache_salt",
+        "cached_tokens",
         "computed",
         "due_tick",
         "due_us",
@@ -55,15 +59,19 @@ class Sequence:
         "id",
         "last_token_us",
         "max_tokens",
+        "order",
         "owner",
         "preemptions",
+        "priority",
         "produced",
         "prompt",
         "queued_us",
+        "reused",
         "room",
         "scheduled_us",
         "status",
         "stop_reason",
+        "stored",
         "target",
     )
 
@@ -75,6 +83,8 @@ class Sequence:
         arrival_us: int,
         *,
         max_tokens: int | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
         owner: Any = None,
     ) -> None:
         if not prompt:
@@ -94,6 +104,18 @@ class Sequence:
         self.blocks: list[int] = []
         self.room = 0
         """Tokens that still fit into `blocks`; kept while the sequence decodes."""
+        self.order = 0
+        """Its place among the running sequences: the number of its admission."""
+        self.priority = priority
+        self.cache_salt = cache_salt
+        self.block_hashes: list[bytes] = []
+        """Hashes of its first full blocks, as far as they were needed."""
+        self.stored = 0
+        """How many of `blocks` can be found in the prefix cache, from the first."""
+        self.reused = 0
+        """Tokens that were in the prefix cache when it was admitted last; they are not computed."""
+        self.cached_tokens = 0
+        """Tokens that were in the prefix cache when it was first admitted."""
         self.preemptions = 0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
@@ -109,3 +131,12 @@ class Sequence:
     def num_tokens(self) -> int:
         """Tokens of prompt and answer so far."""
         return len(self.prompt) + self.produced
+
+    def tokens(self, begin: int, end: int) -> tuple[int, ...]:
+        """Ids of the tokens from `begin` up to `end`, prompt and answer taken together."""
+        prompt = self.prompt
+        beyond = end - len(prompt)
+        if beyond <= 0:
+            return tuple(prompt[begin:end])
+        token = self.answer.token
+        return (*prompt[begin:], *(token(index) for index in range(max(0, begin - len(prompt)), beyond)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.engine.blocks import BlockPool
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 
@@ -83,12 +85,17 @@ configs = st.builds(
 )
 
 
+def free_blocks(pool: BlockPool) -> list[int]:
+    """In the order in which they will be reused."""
+    return [*reversed(pool._front), *range(pool._fresh, pool.usable + 1), *pool._behind]
+
+
 def check_books(engine: Engine, sequences: list[Sequence]) -> None:
-    """Every block is free or owned by exactly one sequence, and a sequence owns enough for what it has computed."""
+    """Every block is free or owned, as often as it says, and a sequence owns enough for what it has computed."""
     scheduler = engine._scheduler
-    owned = [block for seq in sequences for block in seq.blocks]
-    free = list(scheduler.pool._free)
-    assert sorted(owned + free) == list(range(1, scheduler.pool.usable + 1))
+    owners = Counter(block for seq in sequences for block in seq.blocks)
+    assert sorted([*owners, *free_blocks(scheduler.pool)]) == list(range(1, scheduler.pool.usable + 1))
+    assert scheduler.pool._more_owners == {block: number - 1 for block, number in owners.items() if number > 1}
     for seq in sequences:
         if seq.status is Status.RUNNING:
             assert seq in scheduler.running

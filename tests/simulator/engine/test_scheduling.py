@@ -32,8 +32,9 @@ def config(timing: dict[str, Any] | None = None, **blocks: Any) -> ServerConfig:
     return ServerConfig.model_validate(tree)
 
 
-def sequence(name: str, prompt: int = 10, answer: int = 5, at_us: int = 0) -> Sequence:
-    return Sequence(name, [0] * prompt, Answer(answer), at_us)
+def sequence(name: str, prompt: int = 10, answer: int = 5, at_us: int = 0, **more: Any) -> Sequence:
+    """A sequence that shares no prefix with another one, unless they have the same name."""
+    return Sequence(name, [*name.encode().ljust(prompt, b".")[:prompt]], Answer(answer), at_us, **more)
 
 
 def play(engine: Engine, now_us: int = 0, until_us: int = 10**12) -> dict[str, list[int]]:
@@ -166,7 +167,7 @@ def test_a_profile_is_taken_over_between_two_tokens() -> None:
     engine.add(sequence("a"), 0)
     engine.advance(0)
     engine.advance(100_000)
-    engine.use(Profile.model_validate({"simple": {"timeToFirstToken": "1s", "interTokenLatency": "5ms"}}))
+    engine.use(Profile.model_validate({"simple": {"timeToFirstToken": "1s", "interTokenLatency": "5ms"}}), 100_000)
     assert play(engine, 100_000)["a"] == [120_000, 125_000, 130_000, 135_000]
 
 

@@ -1,0 +1,83 @@
+"""Hashes of full blocks, chained, byte for byte those of vLLM.
+
+Source: vLLM 0.33 v1/core/kv_cache_utils.py and utils/hashing.py. A hash is that of `(hash of the block before, token
+ids, extra keys)`; what stands before the first block depends on a seed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+import cbor2
+import xxhash
+
+from ghostfleet_simulator.config import FixedConfig, HashAlgorithm
+from ghostfleet_simulator.engine.sequence import Sequence
+
+_PICKLE_PROTOCOL: Final = 5
+"""`pickle.HIGHEST_PROTOCOL` of every Python that vLLM runs on."""
+
+_FIXED_SEED: Final = "vllm-none-hash"
+
+
+def _sha256(value: Any) -> bytes:
+    return sha256(pickle.dumps(value, _PICKLE_PROTOCOL)).digest()
+
+
+def _sha256_cbor(value: Any) -> bytes:
+    return sha256(cbor2.dumps(value, canonical=True)).digest()
+
+
+def _xxhash(value: Any) -> bytes:
+    return xxhash.xxh3_128_digest(pickle.dumps(value, _PICKLE_PROTOCOL))
+
+
+def _xxhash_cbor(value: Any) -> bytes:
+    return xxhash.xxh3_128_digest(cbor2.dumps(value, canonical=True))
+
+
+_FUNCTIONS: Final[dict[HashAlgorithm, Callable[[Any], bytes]]] = {
+    HashAlgorithm.SHA256: _sha256,
+    HashAlgorithm.SHA256_CBOR: _sha256_cbor,
+    HashAlgorithm.XXHASH: _xxhash,
+    HashAlgorithm.XXHASH_CBOR: _xxhash_cbor,
+}
+_COLLISION_RESISTANT: Final = frozenset({HashAlgorithm.SHA256, HashAlgorithm.SHA256_CBOR})
+
+
+class BlockHasher:
+    """Hashes the blocks of sequences, one at a time and each once; they are kept in `Sequence.block_hashes`."""
+
+    def __init__(self, config: FixedConfig, entropy: bytes) -> None:
+        """`entropy` stands for `os.urandom(32)` where vLLM makes its seed of it, in every process another one."""
+        cache, release = config.kv_cache, config.engine.release
+        algorithm = cache.prefix_caching_hash_algo
+        self._block_size = cache.block_size
+        self._function = _FUNCTIONS[algorithm]
+        self._tagged = release >= (0, 31)
+        seed = cache.hash_seed
+        if seed is None and release >= (0, 29):
+            seed = _FIXED_SEED if algorithm in _COLLISION_RESISTANT else entropy.hex()
+        self.none_hash = entropy if seed is None else self._function(seed)
+        """What the first block of every sequence is chained to."""
+
+    def following(self, seq: Sequence) -> bytes:
+        """The hash of the first block of `seq` that has none yet, which must be full."""
+        hashes = seq.block_hashes
+        begin = len(hashes) * self._block_size
+        tokens = seq.tokens(begin, begin + self._block_size)
+        if begin:
+            block_hash = self._function((hashes[-1], tokens, None))
+        else:
+            block_hash = self._function((self.none_hash, tokens, self.extra_keys(seq)))
+        hashes.append(block_hash)
+        return block_hash
+
+    def extra_keys(self, seq: Sequence) -> tuple[Any, ...] | None:
+        """What tells the first block of `seq` from one with the same tokens; vLLM tags the keys since 0.31."""
+        if not seq.cache_salt:
+            return None
+        return (("cache_salt", seq.cache_salt),) if self._tagged else (seq.cache_salt,)

@@ -1,0 +1,42 @@
+"""The prefix cache: full blocks found again by the hash of their tokens and of all before them.
+
+Source: vLLM 0.33 v1/core/kv_cache_manager.py and v1/core/single_type_kv_cache_manager.py, for full attention.
+"""
+
+from __future__ import annotations
+
+from ghostfleet_simulator.engine.blocks import BlockPool
+from ghostfleet_simulator.engine.hashing import BlockHasher
+from ghostfleet_simulator.engine.sequence import Sequence
+
+
+class PrefixCache:
+    """Finds and stores the blocks of sequences. Hashes are computed when they are first needed."""
+
+    def __init__(self, pool: BlockPool, hasher: BlockHasher, block_size: int) -> None:
+        self._pool = pool
+        self._hasher = hasher
+        self._block_size = block_size
+
+    def find(self, seq: Sequence) -> list[int]:
+        """The blocks that hold the beginning of `seq`; never its last token, which has to be computed."""
+        hashes, following, find = seq.block_hashes, self._hasher.following, self._pool.find
+        known = len(hashes)
+        blocks: list[int] = []
+        for index in range((seq.num_tokens - 1) // self._block_size):
+            block = find(hashes[index] if index < known else following(seq))
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def store(self, seq: Sequence, tokens: int) -> None:
+        """Have the full blocks that hold the first `tokens` tokens of `seq` found from now on."""
+        full = tokens // self._block_size
+        if full <= seq.stored:
+            return
+        hashes, following, store = seq.block_hashes, self._hasher.following, self._pool.store
+        known = len(hashes)
+        for index in range(seq.stored, full):
+            store(seq.blocks[index], hashes[index] if index < known else following(seq))
+        seq.stored = full
