@@ -103,9 +103,9 @@ def test_without_chunked_prefill_a_step_holds_the_longest_prompt() -> None:
     assert config.limits.max_num_batched_tokens == 30_000
 
 
-@pytest.mark.parametrize(("version", "release"), [("0.12", (0, 12)), ("0.29.1", (0, 29)), ("0.33.0", (0, 33))])
-def test_a_version_is_known_by_its_release(version: str, release: tuple[int, int]) -> None:
-    assert _config(engine={"version": version}).engine.release == release
+@pytest.mark.parametrize(("version", "tagged"), [("0.12", False), ("0.30.9", False), ("0.31", True), ("0.33.0", True)])
+def test_a_version_is_known_by_its_release(version: str, tagged: bool) -> None:
+    assert _config(engine={"version": version}).engine.conduct.tagged_extra_keys is tagged
 
 
 def test_a_cache_that_holds_exactly_one_sequence_is_enough() -> None:

@@ -10,20 +10,18 @@ from pydantic_core import PydanticCustomError
 
 from ghostfleet_simulator.config.base import Flag, Name, Settings, Switch, Whole, distinct
 from ghostfleet_simulator.units import Probability
+from ghostfleet_simulator.versions import NEWEST, OLDEST, Conduct, conduct, known
 
-VLLM_VERSION: Final = "0.33.0"
-"""The newest version of vLLM whose behaviour is known, and the one that a server shows unless told otherwise."""
-
-_NEWEST: Final = tuple(map(int, VLLM_VERSION.split(".")[:2]))
-_OLDEST: Final = (0, 12)
+VLLM_VERSION: Final = NEWEST
+"""The version of vLLM that a server shows unless told otherwise."""
 
 
 def _known(version: str) -> str:
-    if not _OLDEST <= tuple(map(int, version.split(".")[:2])) <= _NEWEST:
+    if not known(version):
         raise PydanticCustomError(
             "settings",
             "{version} is not a version of vLLM whose behaviour is known: {oldest} to {newest}",
-            {"version": version, "oldest": ".".join(map(str, _OLDEST)), "newest": VLLM_VERSION},
+            {"version": version, "oldest": OLDEST, "newest": NEWEST},
         )
     return version
 
@@ -67,10 +65,9 @@ class Engine(Settings):
     those of a small GPU."""
 
     @property
-    def release(self) -> tuple[int, int]:
-        """Major and minor number of the version, to compare with."""
-        major, minor = self.version.split(".")[:2]
-        return int(major), int(minor)
+    def conduct(self) -> Conduct:
+        """What the version does where versions differ."""
+        return conduct(self.version)
 
 
 class ModelSettings(Settings):

@@ -53,13 +53,13 @@ class BlockHasher:
 
     def __init__(self, config: FixedConfig, entropy: bytes) -> None:
         """`entropy` stands for `os.urandom(32)` where vLLM makes its seed of it, in every process another one."""
-        cache, release = config.kv_cache, config.engine.release
+        cache, conduct = config.kv_cache, config.engine.conduct
         algorithm = cache.prefix_caching_hash_algo
         self._block_size = cache.block_size
         self._function = _FUNCTIONS[algorithm]
-        self._tagged = release >= (0, 31)
+        self._tagged = conduct.tagged_extra_keys
         seed = cache.hash_seed
-        if seed is None and release >= (0, 29):
+        if seed is None and conduct.fixed_hash_seed:
             seed = _FIXED_SEED if algorithm in _COLLISION_RESISTANT else entropy.hex()
         self.none_hash = entropy if seed is None else self._function(seed)
         """What the first block of every sequence is chained to."""

@@ -34,7 +34,7 @@ class Scheduler:
         scheduling, cache = config.scheduling, config.kv_cache
         self.max_num_seqs, self.budget = config.limits
         self.block_size = cache.block_size
-        self.pool = BlockPool(cache.blocks, unhashed_first=config.engine.release >= (0, 23))
+        self.pool = BlockPool(cache.blocks, unhashed_first=config.engine.conduct.unhashed_blocks_first)
         self._cache = (
             PrefixCache(self.pool, BlockHasher(config, entropy), cache.block_size)
             if cache.enable_prefix_caching

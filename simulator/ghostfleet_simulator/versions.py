@@ -1,0 +1,81 @@
+"""What changed from one release of vLLM to the next: a switch per behaviour, so that no other module compares versions.
+
+A switch tells what the release does; where it has a number, that is the first release that does so. Read in the sources
+of 0.12 to 0.33; within a range that was not read release by release the later end is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+NEWEST: Final = "0.33.0"
+"""The newest release whose behaviour is known."""
+OLDEST: Final = "0.12"
+"""The oldest release whose behaviour is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """What one release of vLLM does where releases differ."""
+
+    # --- requests
+    clamps_max_tokens: bool
+    """0.32: `max_tokens` is cut to what is left behind the prompt; before, more than that is refused."""
+    lists_aliases: bool
+    """0.32: the 404 of an unknown model names the ones there are."""
+    # --- routes
+    has_kv_event_sources: bool
+    """0.31: `GET /kv_event_sources`."""
+    reset_says_success: bool
+    """0.26: `POST /reset_prefix_cache` answers `{"success": ...}`; before, an empty body."""
+    # --- block hashes and blocks
+    fixed_hash_seed: bool
+    """0.29: the first block is chained to a fixed seed; before, to random bytes of the process."""
+    tagged_extra_keys: bool
+    """0.31: extra keys of a block say what they are."""
+    unhashed_blocks_first: bool
+    """0.23: a freed block without a hash is the next to be used; before, the last."""
+    # --- metrics
+    counts_time_per_output_token: bool
+    """Up to 0.12: `vllm:time_per_output_token_seconds` beside `vllm:inter_token_latency_seconds`."""
+    counts_prompt_tokens_by_source: bool
+    """0.20: `prompt_tokens_by_source`, `prompt_tokens_cached`, `request_prefill_kv_computed_tokens`."""
+    counts_waiting_by_reason: bool
+    """0.20: `num_requests_waiting_by_reason`."""
+    counts_admission_rejections: bool
+    """0.32: `admission_rejections`."""
+    counts_cached_by_source: bool
+    """0.33: `prompt_tokens_cached_by_source` and `request_num_preemptions`."""
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Major and minor number of `0.29`, `0.29.1`, ..., to compare with."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def known(version: str) -> bool:
+    """Whether the behaviour of a version, in the form of numbers and dots, is known."""
+    return release_of(OLDEST) <= release_of(version) <= release_of(NEWEST)
+
+
+@cache
+def conduct(version: str) -> Conduct:
+    """What a known version does."""
+    release = release_of(version)
+    return Conduct(
+        clamps_max_tokens=release >= (0, 32),
+        lists_aliases=release >= (0, 32),
+        has_kv_event_sources=release >= (0, 31),
+        reset_says_success=release >= (0, 26),
+        fixed_hash_seed=release >= (0, 29),
+        tagged_extra_keys=release >= (0, 31),
+        unhashed_blocks_first=release >= (0, 23),
+        counts_time_per_output_token=release < (0, 13),
+        counts_prompt_tokens_by_source=release >= (0, 20),
+        counts_waiting_by_reason=release >= (0, 20),
+        counts_admission_rejections=release >= (0, 32),
+        counts_cached_by_source=release >= (0, 33),
+    )
