@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from ghostfleet_simulator.config import Backend, Profile
+from ghostfleet_simulator.config import Backend, ClockSettings, Profile
 from ghostfleet_simulator.engine.roofline import RooflineTimer
 from ghostfleet_simulator.engine.steps import StepFeatures, StepTimer
 from ghostfleet_simulator.engine.steptime import StepTimeTimer
 from ghostfleet_simulator.engine.table import TableTimer
+from ghostfleet_simulator.problems import InvalidInput, Problem
 
 _SMALLEST: Final = StepFeatures(decodes=1, decode_context=1)
 
@@ -30,3 +31,16 @@ def shortest_gap_us(profile: Profile) -> float:
     if profile.backend is Backend.SIMPLE:
         return profile.simple.inter_token_latency.ns / 1000
     return step_timer(profile).step_us(_SMALLEST)
+
+
+def check_pace(clock: ClockSettings, profile: Profile) -> None:
+    """Raises `InvalidInput` if the compressed clock leaves less than `clock.minStep` between two tokens."""
+    compression, gap_us = float(clock.compression), shortest_gap_us(profile)
+    least_us = clock.min_step.ns / 1000
+    if compression > 1 and 0 < gap_us < least_us * compression:
+        allowed = f"at most {gap_us / least_us:.3g}" if gap_us >= least_us else "not possible with this profile"
+        message = (
+            f"{clock.compression} leaves {gap_us / compression:.0f}us between two tokens of profile "
+            f"{profile.backend.value}, less than clock.minStep={clock.min_step}: {allowed}"
+        )
+        raise InvalidInput([Problem("clock.compression", message)])

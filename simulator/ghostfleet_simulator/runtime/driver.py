@@ -7,8 +7,9 @@ import contextlib
 from typing import Protocol
 
 from ghostfleet_simulator.config import Profile
-from ghostfleet_simulator.engine.engine import Engine, Step
+from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.runtime.clock import Clock
 
 
@@ -100,7 +101,7 @@ class Driver:
 
     def use(self, profile: Profile) -> None:
         """Have the engine take over a profile between two steps."""
-        self._engine.use(profile)
+        self._engine.use(profile, self._clock.now_us())
         self._soon(self._clock.now_us())
 
     def _abort(self, seq: Sequence) -> None:

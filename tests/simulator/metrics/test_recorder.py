@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghostfleet_simulator.config import FailureType, ServerConfig
-from ghostfleet_simulator.engine.engine import Engine, Step
+from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.problems import validated
 
