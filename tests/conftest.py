@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any, Final
 
 import pytest
@@ -26,3 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             usual: settings = getattr(function, _SETTINGS, settings())
             longer = settings(usual, max_examples=usual.max_examples * SOAK_FACTOR, derandomize=False)
             setattr(function, _SETTINGS, longer)
+
+
+def pytest_configure() -> None:
+    """A job in the background of a shell ignores SIGINT, and so would every process that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
