@@ -20,9 +20,14 @@ class Measures:
     waiting_deferred: Scalar
     kv_usage: Scalar
 
+    prefix_queries: Scalar
+    prefix_hits: Scalar
+    prefix_hits_on_device: Scalar
     preemptions: Scalar
     prompt_tokens: Scalar
     prompt_tokens_computed: Scalar
+    prompt_tokens_hit: Scalar
+    prompt_tokens_cached: Scalar
     generation_tokens: Scalar
     finished: dict[str, Scalar]
     """Sequences that ended, by finish reason."""

@@ -7,8 +7,8 @@ import time
 
 from ghostfleet_simulator import __version__
 from ghostfleet_simulator.config import FailureType, ServerConfig
-from ghostfleet_simulator.engine.engine import Step
 from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.metrics.families import Time
 from ghostfleet_simulator.metrics.http import HttpMetrics
 from ghostfleet_simulator.metrics.own import OwnMetrics
@@ -64,15 +64,21 @@ class ServerMetrics:
         measures.kv_usage.value = kv_usage
         if step.preempted:
             measures.preemptions.value += step.preempted
+        if step.queried_tokens:
+            measures.prefix_queries.value += step.queried_tokens
+            measures.prefix_hits.value += step.hit_tokens
+            measures.prefix_hits_on_device.value += step.hit_tokens
         tokens = len(step.tokens)
         if not tokens:
             return  # vLLM has no iteration statistics without output, a step that only prefills in part included
         measures.generation_tokens.value += tokens
-        prompt_tokens = step.prompt_tokens
+        prompt_tokens, cached_tokens = step.prompt_tokens, step.cached_tokens
         if prompt_tokens:
             measures.prompt_tokens.value += prompt_tokens
-            measures.prompt_tokens_computed.value += prompt_tokens
-        measures.iteration_tokens.observe(prompt_tokens + tokens)
+            measures.prompt_tokens_computed.value += prompt_tokens - cached_tokens
+            measures.prompt_tokens_hit.value += cached_tokens
+            measures.prompt_tokens_cached.value += cached_tokens
+        measures.iteration_tokens.observe(prompt_tokens - cached_tokens + tokens)
         observe = measures.inter_token_latency.observe
         for gap_us, times in step.gaps.items():
             observe(gap_us, times)
@@ -105,7 +111,7 @@ class ServerMetrics:
         measures.inference_time.observe(_between(seq.scheduled_us, seq.last_token_us))
         measures.time_per_output_token.observe(decode_us / (produced - 1) if produced > 1 else 0)
         measures.request_prompt_tokens.observe(prompt)
-        measures.request_prefill_computed_tokens.observe(prompt)
+        measures.request_prefill_computed_tokens.observe(prompt - seq.cached_tokens)
         measures.request_generation_tokens.observe(produced)
         measures.request_preemptions.observe(seq.preemptions)
         if seq.max_tokens:
@@ -122,11 +128,15 @@ class ServerMetrics:
         self.measures.request_most_generation_tokens.observe(most_tokens)
 
     def on_fault(self, fault: FailureType, request_id: str = "", model: str = "") -> None:
-        """A request was answered with an injected failure."""
-        self.own.faults[fault].value += 1
+        """An injected failure befell a generation request."""
+        self.count_fault(fault)
         self.requests.add(
             RequestRecord(request_id, model or self._model, self._now(), rank=self._rank, fault=fault.value)
         )
+
+    def count_fault(self, fault: FailureType) -> None:
+        """An injected failure befell something that is not among the last requests."""
+        self.own.faults[fault].value += 1
 
     def _remember(self, seq: Sequence, now_us: int) -> None:
         started, spoken = seq.scheduled_us >= 0, seq.first_token_us >= 0
@@ -136,7 +146,7 @@ class ServerMetrics:
                 model=self._model,
                 ended_at=self._now(),
                 prompt_tokens=len(seq.prompt),
-                cached_tokens=0,
+                cached_tokens=seq.cached_tokens,
                 completion_tokens=seq.produced,
                 queue_time=(seq.scheduled_us - seq.queued_us) / 1e6 if started else None,
                 time_to_first_token=(seq.first_token_us - seq.arrival_us) / 1e6 if spoken else None,

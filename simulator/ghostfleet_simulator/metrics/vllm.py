@@ -70,6 +70,7 @@ def _counts(name: str, text: str, moves: str, bounds: tuple[float, ...] = ()) ->
 _STEP = "With every step of the engine."
 _FIRST = "When a sequence gives its first token."
 _END = "When a sequence ends, unless its client went away."
+_ADMITTED = "When a sequence is admitted and the prefix cache is on."
 _IDLE = "Stays at 0: "
 
 RUNNING = _gauge("num_requests_running", "Number of requests in model execution batches.", _STEP)
@@ -94,12 +95,12 @@ KV_USAGE = _gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent us
 PREFIX_QUERIES = _counter(
     "prefix_cache_queries",
     "Prefix cache queries, in terms of number of queried tokens.",
-    f"{_IDLE}the prefix cache is off.",
+    f"{_ADMITTED} All its tokens; readmissions after a preemption do not count.",
 )
 PREFIX_HITS = _counter(
     "prefix_cache_hits",
     "Prefix cache hits, in terms of number of cached tokens.",
-    f"{_IDLE}the prefix cache is off.",
+    f"{_ADMITTED} Those of the queried tokens that were cached.",
 )
 EXTERNAL_QUERIES = _counter(
     "external_prefix_cache_queries",
@@ -133,18 +134,18 @@ PROMPT_TOKENS = _counter(
 PROMPT_TOKENS_BY_SOURCE = _counter(
     "prompt_tokens_by_source",
     "Number of prompt tokens by source.",
-    f"{_FIRST} All of them `local_compute` while there is no cache to hit.",
+    f"{_FIRST} `local_cache_hit` are those that its first admission found cached, `local_compute` the others.",
     "source",
 )
 PROMPT_TOKENS_CACHED = _counter(
     "prompt_tokens_cached",
     "Number of cached prompt tokens (local + external).",
-    f"{_IDLE}the prefix cache is off.",
+    _FIRST,
 )
 PROMPT_TOKENS_CACHED_BY_SOURCE = _counter(
     "prompt_tokens_cached_by_source",
     "Number of cached prompt tokens by the tier that held them.",
-    f"{_IDLE}the prefix cache is off.",
+    f"{_ADMITTED} Always `device`.",
     "source",
 )
 GENERATION_TOKENS = _counter("generation_tokens", "Number of generation tokens processed.", "With every token.")
@@ -155,7 +156,7 @@ REQUEST_GENERATION_TOKENS = _counts("request_generation_tokens", "Number of gene
 ITERATION_TOKENS = _counts(
     "iteration_tokens_total",
     "Histogram of number of tokens per engine_step.",
-    "With every step that gives a token: prompts that were finished in it, in whole, and tokens.",
+    "With every step that gives a token: prompts that were finished in it, without what was cached, and tokens.",
     _ITERATION,
 )
 REQUEST_MAX_NUM_GENERATION_TOKENS = _counts(
@@ -263,7 +264,8 @@ def cache_config(config: ServerConfig, engine: str) -> dict[str, str]:
         "cache_dtype": "auto",
         "num_gpu_blocks": str(cache.blocks),
         "num_gpu_blocks_override": str(cache.blocks) if cache.blocks != KVCache().blocks else "None",
-        "prefix_caching_hash_algo": "sha256",
+        "enable_prefix_caching": str(cache.enable_prefix_caching),
+        "prefix_caching_hash_algo": cache.prefix_caching_hash_algo.value,
         "prefix_cache_retention_interval": "0",
         "kv_cache_dtype_skip_layers": "[]",
         "mamba_cache_dtype": "auto",
@@ -279,7 +281,7 @@ def cache_config(config: ServerConfig, engine: str) -> dict[str, str]:
         "swa_bounded_replay": "True",
         "_block_size_resolved": "True",
     }
-    off = ("is_attention_free", "enable_prefix_caching", "enable_mamba_shared_prefix_checkpoint", "use_replayssm")
+    off = ("is_attention_free", "enable_mamba_shared_prefix_checkpoint", "use_replayssm")
     known |= dict.fromkeys((*off, "use_kda_recoverssm", "kv_sharing_fast_prefill"), "False")
     return {label: known.get(label, "None") for label in CACHE_CONFIG.labels}
 
@@ -318,12 +320,13 @@ class Dialect:
         reasons = self._split(WAITING_BY_REASON, "capacity", "deferred")
         self._split(SLEEP_STATE, "awake", "weights_offloaded", "discard_all")["awake"].value = 1
         kv_usage = self._scalar(KV_USAGE)
-        for family in (PREFIX_QUERIES, PREFIX_HITS, EXTERNAL_QUERIES, EXTERNAL_HITS, MM_QUERIES, MM_HITS):
+        prefix_queries, prefix_hits = self._scalar(PREFIX_QUERIES), self._scalar(PREFIX_HITS)
+        for family in (EXTERNAL_QUERIES, EXTERNAL_HITS, MM_QUERIES, MM_HITS):
             self._scalar(family)
         preemptions, prompt_tokens = self._scalar(PREEMPTIONS), self._scalar(PROMPT_TOKENS)
         sources = self._split(PROMPT_TOKENS_BY_SOURCE, "local_compute", "local_cache_hit", "external_kv_transfer")
-        self._scalar(PROMPT_TOKENS_CACHED)
-        self._split(PROMPT_TOKENS_CACHED_BY_SOURCE, "device", "host", "p2p", "disk", "external_unspecified")
+        cached = self._scalar(PROMPT_TOKENS_CACHED)
+        tiers = self._split(PROMPT_TOKENS_CACHED_BY_SOURCE, "device", "host", "p2p", "disk", "external_unspecified")
         # Keyword arguments are evaluated in the order written, which is the order of the exposition.
         return Measures(
             running=running,
@@ -331,9 +334,14 @@ class Dialect:
             waiting_for_capacity=reasons["capacity"],
             waiting_deferred=reasons["deferred"],
             kv_usage=kv_usage,
+            prefix_queries=prefix_queries,
+            prefix_hits=prefix_hits,
+            prefix_hits_on_device=tiers["device"],
             preemptions=preemptions,
             prompt_tokens=prompt_tokens,
             prompt_tokens_computed=sources["local_compute"],
+            prompt_tokens_hit=sources["local_cache_hit"],
+            prompt_tokens_cached=cached,
             generation_tokens=self._scalar(GENERATION_TOKENS),
             finished=self._split(REQUEST_SUCCESS, *FINISH_REASONS),
             request_prompt_tokens=self._histogram(REQUEST_PROMPT_TOKENS),

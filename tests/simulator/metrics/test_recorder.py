@@ -89,6 +89,21 @@ def test_one_request_leaves_its_times(metrics: ServerMetrics, value: Value) -> N
         assert (value(f"vllm:{name}_count"), value(f"vllm:{name}_sum")) == (1, tokens)
 
 
+def test_what_the_prefix_cache_held_is_told_apart(metrics: ServerMetrics, value: Value) -> None:
+    # The second prompt begins as the first one does; its last block is computed, as a token is needed to go on from.
+    _run(metrics, [(0, 64, 5), (1_000_000, 100, 5)])
+    assert value("vllm:prefix_cache_queries_total") == value("vllm:prompt_tokens_total") == 164
+    assert value("vllm:prefix_cache_hits_total") == value("vllm:prompt_tokens_cached_total") == 64
+    assert value("vllm:prompt_tokens_cached_by_source_total", source="device") == 64
+    assert value("vllm:prompt_tokens_by_source_total", source="local_cache_hit") == 64
+    assert value("vllm:prompt_tokens_by_source_total", source="local_compute") == 100
+    assert value("vllm:prompt_tokens_by_source_total", source="external_kv_transfer") == 0
+    assert value("vllm:request_prompt_tokens_sum") == 164
+    assert value("vllm:request_prefill_kv_computed_tokens_sum") == 100
+    assert value("vllm:iteration_tokens_total_sum") == 100 + 10
+    assert [record.cached_tokens for record in metrics.requests.newest(2)] == [64, 0]
+
+
 def test_time_in_the_queue_is_told_apart_from_time_in_the_engine(metrics: ServerMetrics, value: Value) -> None:
     _run(metrics, [(0, 10, 6), (0, 10, 6)], seqs=1)
     assert value("vllm:request_queue_time_seconds_sum") == pytest.approx(0.2)
@@ -109,7 +124,11 @@ def test_the_books_balance_whatever_was_served(requests: list[tuple[int, int, in
     tokens = sum(answer for _, _, answer in requests)
     assert totals["generationTokens"] == tokens == m.request_generation_tokens.sum
     assert totals["promptTokens"] == sum(prompt for _, prompt, _ in requests) == m.request_prompt_tokens.sum
-    assert m.iteration_tokens.sum == totals["generationTokens"] + totals["promptTokens"]
+    cached = sum(seq.cached_tokens for seq in sequences)
+    assert m.prompt_tokens_hit.value == m.prompt_tokens_cached.value == m.prefix_hits.value == cached
+    assert m.prefix_queries.value == totals["promptTokens"]
+    assert m.request_prefill_computed_tokens.sum == m.prompt_tokens_computed.value == totals["promptTokens"] - cached
+    assert m.iteration_tokens.sum == totals["generationTokens"] + totals["promptTokens"] - cached
     assert totals["length"] == len(requests) == sum(m.time_to_first_token.counts)
     assert sum(m.inter_token_latency.counts) == tokens - len(requests)
     assert m.inter_token_latency.sum == m.decode_time.sum
@@ -238,7 +257,9 @@ class _OnlyCountable:
 
 def test_a_step_of_many_sequences_costs_no_more_than_one_of_few(metrics: ServerMetrics) -> None:
     # The recorder may look at a token count, never at tokens: this stands in for a list and cannot be iterated.
-    step = SimpleNamespace(tokens=_OnlyCountable(), gaps={20_000: 512}, prompt_tokens=0, preempted=0)
+    step = SimpleNamespace(
+        tokens=_OnlyCountable(), gaps={20_000: 512}, prompt_tokens=0, cached_tokens=0, queried_tokens=0, preempted=0
+    )
     metrics.on_step(step, 0, 512, 0, 0, 0.5)  # type: ignore[arg-type]  # a step without iterable tokens
     assert metrics.totals()["generationTokens"] == 512
     assert sum(metrics.measures.inter_token_latency.counts) == 512

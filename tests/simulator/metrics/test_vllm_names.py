@@ -149,7 +149,7 @@ def test_the_cache_is_described_in_labels_as_schedulers_read_it(metrics: ServerM
 
 def test_the_cache_size_is_computed_as_vllm_does() -> None:
     # A real server with 43 blocks, of which the longest sequence of 16384 tokens takes 27, told these two.
-    cache = KVCache(block_size=608, blocks=43)
+    cache = KVCache(block_size=608, blocks=43, enable_prefix_caching=False)
     config = ServerConfig(model=ModelSettings(name="m", max_model_len=16384), kv_cache=cache)
     labels = cache_config(config, "3")
     assert labels["kv_cache_max_concurrency"] == "1.5925925925925926"
@@ -157,6 +157,7 @@ def test_the_cache_size_is_computed_as_vllm_does() -> None:
     assert labels["engine"] == "3"
     assert (labels["user_specified_block_size"], labels["num_gpu_blocks_override"]) == ("True", "43")
     assert labels["enable_prefix_caching"] == "False"
+    assert cache_config(ServerConfig(model=ModelSettings(name="m")), "0")["enable_prefix_caching"] == "True"
     # A document spells every default out, and that is not the user's choice.
     spelled_out = ServerConfig(model=ModelSettings(name="m"), kv_cache=KVCache(block_size=16, blocks=16384))
     labels = cache_config(spelled_out, "0")
