@@ -26,6 +26,8 @@ _LIVED_WELL_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.05
 _AFTER_DRAIN_SECONDS: Final = 10.0
 _LARGEST_LOG: Final = 16 * 2**20
+_SETTINGS: Final = ("GHOSTFLEET_", "PYTHONHASHSEED")
+"""Beginnings of the variables that `ghostfleet serve` takes settings from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ class Replica:
             *("--shutdown-timeout", str(self._here.drain_seconds)),
         ]
         # Variables of the person's shell would override what the objects say.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("GHOSTFLEET_")}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(_SETTINGS)}
         with log.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *command,
