@@ -85,6 +85,10 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
         include_usage=(usage := _usage(request))[0],
         continuous_usage=usage[1],
         role=role,
+        priority=_priority(request, headers),
+        cache_salt=request.cache_salt,
+        # What is found in the cache is not computed, and so has no logprobs.
+        reads_prefix_cache=request.prompt_logprobs is None,
         rejection=_late(request, facts, headers, [token_ids]),
     )
 
@@ -121,6 +125,10 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
         include_usage=(usage := _usage(request))[0],
         continuous_usage=usage[1],
         prompt_only=prompt_only,
+        priority=_priority(request, headers),
+        cache_salt=request.cache_salt,
+        # What is found in the cache is not computed, and so has no logprobs.
+        reads_prefix_cache=request.prompt_logprobs is None,
         rejection=_late(request, facts, headers, tokens),
     )
 
@@ -243,6 +251,13 @@ def _base_id(request: GenerationRequest, facts: Facts, headers: Mapping[str, str
     if given is not None:
         return given
     return request.request_id if "request_id" in request.model_fields_set else facts.new_id()
+
+
+def _priority(request: GenerationRequest, headers: Mapping[str, str]) -> int:
+    try:
+        return int(headers.get("x-vllm-priority", request.priority))
+    except ValueError:
+        return request.priority
 
 
 def _usage(request: GenerationRequest) -> tuple[bool, bool]:

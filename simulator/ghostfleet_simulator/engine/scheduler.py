@@ -129,7 +129,7 @@ class Scheduler:
         pool = self.pool
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             seq = self.waiting.head
-            found = self._cache.find(seq) if self._cache is not None else []
+            found = self._cache.find(seq) if self._cache is not None and seq.reads_prefix_cache else []
             reused = len(found) * self.block_size
             chunk = min(seq.num_tokens - reused, limit)
             if chunk > budget:
@@ -162,7 +162,7 @@ class Scheduler:
         seq.order = next(self._admissions)
         if seq.scheduled_us < 0:
             seq.scheduled_us = now_us
-        if seq.preemptions == 0 and self._cache is not None:
+        if seq.preemptions == 0 and self._cache is not None and seq.reads_prefix_cache:
             seq.cached_tokens = seq.reused
             self.queried_tokens += seq.num_tokens
             self.hit_tokens += seq.reused

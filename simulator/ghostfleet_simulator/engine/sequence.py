@@ -39,9 +39,9 @@ class Sequence:
     """One sequence in the engine.
 
     `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. The lowest
-    `priority` is served first where the policy asks for it. Only sequences with the same `cache_salt` share blocks.
-    Times are microseconds of the engine's clock, -1 while they have not happened. `owner` belongs to the caller; the
-    engine never looks at it.
+    `priority` is served first where the policy asks for it. Only sequences with the same `cache_salt` share blocks, and
+    one that does not read the prefix cache is computed whole though others may use its blocks. Times are microseconds
+    of the engine's clock, -1 while they have not happened. `owner` belongs to the caller; the engine never looks at it.
     """
 
     __slots__ = (
@@ -66,6 +66,7 @@ class Sequence:
         "produced",
         "prompt",
         "queued_us",
+        "reads_prefix_cache",
         "reused",
         "room",
         "scheduled_us",
@@ -85,6 +86,7 @@ class Sequence:
         max_tokens: int | None = None,
         priority: int = 0,
         cache_salt: str | None = None,
+        reads_prefix_cache: bool = True,
         owner: Any = None,
     ) -> None:
         if not prompt:
@@ -108,6 +110,7 @@ class Sequence:
         """Its place among the running sequences: the number of its admission."""
         self.priority = priority
         self.cache_salt = cache_salt
+        self.reads_prefix_cache = reads_prefix_cache
         self.block_hashes: list[bytes] = []
         """Hashes of its first full blocks, as far as they were needed."""
         self.stored = 0

@@ -74,6 +74,12 @@ class Work:
     prompt_only: bool = False
     """The client wants its prompt back and nothing generated (completions, `echo` with `max_tokens: 0`): one token is
     generated and counted, as in vLLM, and its text is not answered."""
+    priority: int = 0
+    """The lowest is served first where the policy of the scheduler asks for it."""
+    cache_salt: str | None = None
+    """Only requests with the same salt share blocks of the KV cache."""
+    reads_prefix_cache: bool = True
+    """Blocks that other sequences have computed are used."""
     rejection: Exception | None = None
     """What the engine finds wrong once it gets the request. vLLM has begun the response by then: without streaming it
     is the answer, in a stream it is an error frame behind status 200."""

@@ -109,6 +109,22 @@ def test_the_id_comes_from_the_header_then_from_the_body(facts: Facts) -> None:
     assert len(bytes.fromhex(made.removeprefix("cmpl-"))) == 8
 
 
+@pytest.mark.parametrize(("header", "priority"), [(None, 3), ("-7", -7), (" 8 ", 8), ("high", 3), ("1.5", 3), ("", 3)])
+def test_the_priority_comes_from_the_header_then_from_the_body(facts: Facts, header: str | None, priority: int) -> None:
+    """A header that is no whole number is passed over, as in vLLM."""
+    headers = {} if header is None else {"x-vllm-priority": header}
+    for body in (chat(priority=3), text(priority=3)):
+        assert judge(facts, body, headers).priority == priority
+
+
+def test_what_the_prefix_cache_must_know_is_passed_on(facts: Facts) -> None:
+    for form in (chat, text):
+        assert judge(facts, form()).cache_salt is None
+        assert judge(facts, form(cache_salt="tenant")).cache_salt == "tenant"
+        assert judge(facts, form()).reads_prefix_cache
+        assert not judge(facts, form(prompt_logprobs=1)).reads_prefix_cache
+
+
 @pytest.mark.parametrize(
     ("body", "asked", "most"),
     [
