@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e import shell
+from e2e import cache, shell
 
 # Program -> the packages that have it, the first one known to apt is taken (docker's client moved after bookworm).
 PACKAGES = {
@@ -24,6 +24,11 @@ PACKAGES = {
 }
 # dockerd and others live where a user's PATH may not lead.
 SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+UNNEEDED = (
+    *("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man"),
+    *("var/cache/apt", "var/lib/apt/lists/*", "var/log/*", "etc/apt/sources.list"),
+    *("etc/hostname", "etc/resolv.conf"),
+)
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -47,12 +52,16 @@ def require(*programs: str) -> None:
 
 
 def bootstrap(suite: str, packages: Sequence[str], folder: Path) -> None:
-    """Make `folder` the root of a minimal Debian `suite` with `packages`, from the mirror this machine's apt uses."""
+    """Make `folder` the root of a minimal Debian `suite` with `packages`, from the mirror this machine's apt uses.
+
+    Documentation is left out, and so is what tells of the machine it was made on: its name, name servers and mirror.
+    """
     require("debootstrap")
     include = f"--include={','.join(packages)}"
     shell.run(["debootstrap", "--variant=minbase", include, suite, folder, *_mirror()])
-    shutil.rmtree(folder / "var/cache/apt", ignore_errors=True)
-    shutil.rmtree(folder / "var/lib/apt/lists", ignore_errors=True)
+    for unneeded in UNNEEDED:
+        for path in folder.glob(unneeded):
+            cache.remove(path)
 
 
 def _mirror() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def ensure(builder: Builder, name: str) -> None:
     if name != PUBLIC:
         raise shell.Failure(f"cannot pull the base image {name}")
     shell.say(f"{name} cannot be pulled: making one of Debian {SUITE} under its name")
-    kept = cache.root() / "images" / f"base-{SUITE}.tar"
+    recipe = hashlib.sha256(f"{PACKAGES} {Path(debian.__file__).read_text()}".encode()).hexdigest()[:8]
+    kept = cache.root() / "images" / f"base-{SUITE}-{recipe}.tar"
     with cache.exclusive("base-image"):
         if not kept.exists():
             with shell.step(f"bootstrapping Debian {SUITE}"), tempfile.TemporaryDirectory() as folder:
@@ -32,6 +33,4 @@ def ensure(builder: Builder, name: str) -> None:
 def _write(root: Path, kept: Path) -> None:
     root.mkdir()
     debian.bootstrap(SUITE, PACKAGES, root)
-    for name in ("doc", "man", "locale", "info"):
-        shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
     archive.write(root, kept, archive.Image(tags=[PUBLIC], keep_owners=True))

@@ -70,8 +70,7 @@ def _build(image: NodeImage, programs: Path, folder: Path) -> None:
 
 def _debian(folder: Path) -> Path:
     """The Debian root that nodes are made from; it outlives changes of everything else in the recipe."""
-    packages = hashlib.sha256(" ".join(root.PACKAGES).encode()).hexdigest()[:8]
-    debian = folder / f"debian-{root.SUITE}-{packages}"
+    debian = folder / f"debian-{root.SUITE}-{_digest(*root.PACKAGES, _text('e2e/debian.py'))[:8]}"
     if not debian.exists():
         for outdated in folder.glob("debian-*"):
             shutil.rmtree(outdated)
@@ -84,5 +83,12 @@ def _recipe() -> str:
     """A short hash of everything the image is made from: versions, and the text of this package."""
     parts = [COMPONENTS[name].key for name in NODE_COMPONENTS]
     parts += [path.read_text() for path in sorted(Path(__file__).parent.iterdir()) if path.is_file()]
-    parts.append((REPOSITORY / "e2e/archive.py").read_text())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return _digest(*parts, _text("e2e/archive.py"), _text("e2e/debian.py"))[:12]
+
+
+def _text(path: str) -> str:
+    return (REPOSITORY / path).read_text()
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -59,7 +59,7 @@ NOT_MASKED = "systemd-tmpfiles-clean.timer"
 
 def make(node: Path, binaries: Path, kind: KindModule, proxy_image: str) -> None:
     """Turn `node`, the root of a Debian with PACKAGES, into the root of a kind node."""
-    _drop_documentation(node)
+    (node / "etc/machine-id").write_text("")  # the entrypoint makes one for each node
     _add_kind_files(node, kind)
     _add_programs(node, binaries)
     _configure_containerd(node)
@@ -75,14 +75,6 @@ def make(node: Path, binaries: Path, kind: KindModule, proxy_image: str) -> None
 def bootstrap(folder: Path) -> None:
     """Make `folder` the root of a Debian with what a node needs."""
     debian.bootstrap(SUITE, PACKAGES, folder)
-
-
-def _drop_documentation(node: Path) -> None:
-    for name in ("doc", "man", "locale", "info"):
-        shutil.rmtree(node / "usr/share" / name, ignore_errors=True)
-    for name in ("resolv.conf", "hostname"):  # the engine writes them
-        (node / "etc" / name).unlink(missing_ok=True)
-    (node / "etc/machine-id").write_text("")  # the entrypoint makes one for each node
 
 
 def _add_kind_files(node: Path, kind: KindModule) -> None:
