@@ -67,7 +67,7 @@ def test_help_of_serve_explains_every_flag() -> None:
     text = run("serve", "--help").stdout
     for line in ("  --max-num-seqs VALUE", "  --served-model-name VALUE [VALUE ...]", "  --mode echo|random"):
         assert line in text
-    assert "Most sequences that run at the same time. (default: 256)" in text
+    assert "Tokens in a block. (default: 16)" in text
 
 
 @pytest.mark.parametrize(
