@@ -47,7 +47,7 @@ class Setting:
 PROCESS_OPTIONS: Final = (
     Setting("config", help="YAML or JSON file: settings as in a custom resource, a document, or flag names as keys."),
     Setting(RATE_FLAG, help="Per cent of the requests that fail, 0 to 100.", default="0"),
-    Setting(TYPES_FLAG, many=True, help="Failures to inject, in equal shares; without any, all of them."),
+    Setting(TYPES_FLAG, many=True, help="Failures to inject, in equal shares; without any, the six of llm-d-inference-sim."),
     Setting("admin-token-file", help="File with the bearer token of the admin API."),
     Setting("live-file", help="File in which a configuration accepted by the admin API outlives a restart."),
     Setting("log-level", choices=LogLevel, help="Least severity that is logged.", default="info"),

@@ -23,7 +23,7 @@ from ghostfleet_simulator.arguments import (
     scan,
     settings,
 )
-from ghostfleet_simulator.config import FailureType, LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.config import BY_RATE, TYPED_ERRORS, FailureType, LogFormat, LogLevel, ServerConfig
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.files import read_mapping
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
@@ -289,9 +289,9 @@ def _inject(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warn
     if not re.fullmatch(r"\d{1,3}", word) or int(word) > 100:
         raise InvalidInput([Problem(rate.source, f"{word!r} is not a whole number of per cent from 0 to 100")])
     chosen = (
-        [_choice(word, FailureType, types.source) for word in types.values]
+        [_choice(word, BY_RATE, types.source) for word in types.values]
         if types and types.values
-        else list(FailureType)
+        else list(TYPED_ERRORS)
     )
     total = int(word) * _SHARE_UNITS // 100
     units = dict.fromkeys(chosen, 0)

@@ -15,10 +15,15 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
 _NS_PER: Final = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_BYTES_PER: Final = {unit: 1000**power for power, unit in enumerate(("", "k", "M", "G", "T"))} | {
+    unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)
+}
+_LARGEST_BYTES: Final = 2**50
 _LONGEST_NS: Final = 366 * 24 * 3600 * 10**9
 
 DURATION_PATTERN: Final = r"^[0-9]{1,12}(\.[0-9]{1,9})?(ns|us|µs|ms|s|m|h)?$"
 PROBABILITY_PATTERN: Final = r"^(0(\.[0-9]{1,9})?|1(\.0{1,9})?|(100(\.0{1,7})?|[0-9]{1,2}(\.[0-9]{1,7})?)%)$"
+SIZE_PATTERN: Final = r"^[0-9]{1,16}(\.[0-9]{1,9})?(k|M|G|T|Ki|Mi|Gi|Ti)?$"
 FACTOR_PATTERN: Final = r"^[0-9]{1,6}(\.[0-9]{1,9})?$"
 
 
@@ -139,6 +144,43 @@ class Duration(_Quantity):
             return "0ms"
         unit = next(u for u in ("s", "ms", "us", "ns") if self.ns >= _NS_PER[u])
         return _plain(Decimal(self.ns) / _NS_PER[unit]) + unit
+
+
+class Size(_Quantity):
+    """A number of bytes > 0: `512Mi`, `1.5G`, a bare number is bytes; units as in Kubernetes."""
+
+    __slots__ = ()
+    _pattern = SIZE_PATTERN
+    _max_length = 28
+    _integers = True
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """The size that `raw` spells: a whole number of bytes or a string with a unit."""
+        text = "" if isinstance(raw, bool) or not isinstance(raw, (int, str)) else str(raw).strip()
+        match = re.match(SIZE_PATTERN, text)
+        if not match:
+            raise ValueError(
+                f"{_shown(raw)} is not a size: write a whole number of bytes or a string with one of the units "
+                "k, M, G, T, Ki, Mi, Gi, Ti, such as '512Mi'"
+            )
+        unit = match.group(2) or ""
+        size = Decimal(text.removesuffix(unit)) * _BYTES_PER[unit]
+        if size != int(size):
+            raise ValueError(f"{raw!r} is no whole number of bytes")
+        if not 0 < size <= _LARGEST_BYTES:
+            raise ValueError(f"{raw!r} is not between 1 byte and 1024Ti")
+        return cls(int(size))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes."""
+        return int(self._value)
+
+    def __str__(self) -> str:
+        units = sorted(_BYTES_PER, key=lambda unit: -_BYTES_PER[unit])
+        unit = next(unit for unit in units if self.bytes % _BYTES_PER[unit] == 0)
+        return f"{self.bytes // _BYTES_PER[unit]}{unit}"
 
 
 class Probability(_Quantity):

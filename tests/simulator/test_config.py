@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ghostfleet_simulator.config import (
     LIVE_FIELDS,
-    FailureType,
+    TYPED_ERRORS,
     Flag,
     LiveConfig,
     ServerConfig,
@@ -37,8 +37,8 @@ def test_served_names_replace_the_name_in_requests() -> None:
 
 
 def test_what_is_live_is_what_a_live_document_holds() -> None:
-    assert set(LIVE_FIELDS) == set(LiveConfig.model_fields)
-    assert set(LIVE_FIELDS) == {"profile", "failures", "answers"}
+    assert set(LIVE_FIELDS) == {info.alias for info in LiveConfig.model_fields.values()}
+    assert set(LIVE_FIELDS) == {"profile", "failures", "failureHeaders", "answers"}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_is_live_is_what_a_live_document_holds() -> None:
         ({"profile": {"simple": {"timeFactorUnderLoad": "0.5"}}}, "0.5 is below 1"),
         ({"profile": {"simple": {"timeToFirstTokenStdDev": 1}}}, "too large for a mean of 0ms"),
         (
-            {"failures": [{"type": t.value, "probability": "0.2"} for t in FailureType]},
+            {"failures": [{"type": t.value, "probability": "0.2"} for t in TYPED_ERRORS]},
             "the probabilities add up to 1.2, more than 1",
         ),
         ({"failures": [{"type": "RateLimit", "probability": "0.2"}] * 2}, "RateLimit is listed twice"),

@@ -285,6 +285,7 @@ def test_every_live_field_can_be_patched() -> None:
     patch = {
         "profile": {"simple": {"tick": "2ms"}},
         "failures": [{"type": "ServerError", "probability": "1"}],
+        "failureHeaders": True,
         "answers": {"mode": "Echo"},
     }
     assert set(patch) == set(LIVE_FIELDS)

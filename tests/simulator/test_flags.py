@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ghostfleet_simulator.arguments import Arity, foreign_flags, settings
-from ghostfleet_simulator.config import AnswerMode, FailureType, LatencyCalculator, LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.config import TYPED_ERRORS, AnswerMode, FailureType, LatencyCalculator, LogFormat, LogLevel, ServerConfig
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.flags import load
 from ghostfleet_simulator.problems import InvalidInput
@@ -163,7 +163,7 @@ def test_foreign_flags_are_vllms_own() -> None:
 def test_failures_by_rate_are_equal_shares_of_exactly_the_rate() -> None:
     """llm-d-inference-sim's two flags become one list, of all six types where none is named; rounding loses nothing."""
     made = config("m", "--failure-injection-rate", "100")
-    assert [failure.type for failure in made.failures] == list(FailureType)
+    assert [failure.type for failure in made.failures] == list(TYPED_ERRORS)
     assert sum(failure.probability._value for failure in made.failures) == 1
     made = config("m", "--failure-injection-rate", "30", "--failure-types", "rate_limit", "ServerError", "rate_limit")
     assert {failure.type: str(failure.probability) for failure in made.failures} == {
@@ -325,7 +325,7 @@ def test_a_document_keeps_its_revision_and_its_live_fields(tmp_path: Path) -> No
             ["--failure-injection-rate", "1", "--failure-types", "rate_limt"],
             (
                 "--failure-types: 'rate_limt' is not one of rate-limit, invalid-api-key, context-length, server-error, "
-                "invalid-request, model-not-found; did you mean 'rate-limit'?"
+                "invalid-request, model-not-found, hang, stall, reset, truncate, crash; did you mean 'rate-limit'?"
             ),
         ),
         (["--log-level", "loud"], "--log-level: 'loud' is not one of debug, info, warning, error"),

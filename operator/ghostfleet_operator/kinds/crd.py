@@ -21,7 +21,7 @@ from ghostfleet_operator.kinds.reference import reference
 from ghostfleet_operator.kinds.schema import Schema, structural
 from ghostfleet_operator.kinds.server import SimulatedModelServer
 
-MOST_BYTES: Final = 60_000
+MOST_BYTES: Final = 150_000
 """Size of a CRD: far under what client-side apply keeps in an annotation (256 KiB)."""
 
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 Schema = dict[str, Any]
 
-_LIST_KEYS: Final = {"conditions": "type", "failures": "type", "imagePullSecrets": "name"}
-"""Lists that are merged by a key; every other one is replaced as a whole."""
+_LIST_KEYS: Final = {"conditions": ["type"], "failures": ["type", "name"], "imagePullSecrets": ["name"]}
+"""Lists that are merged by keys; every other one is replaced as a whole."""
 
 _INT32: Final = 2**31 - 1
 _INT64: Final = 2**63 - 1
@@ -94,12 +94,12 @@ class _Converter:
     def _array(self, raw: Schema, path: str) -> Schema:
         if "maxItems" not in raw:
             raise NoSchemaError(f"{path}: a list needs a maximum length")
-        key = _LIST_KEYS.get(path.rpartition(".")[2])
+        keys = _LIST_KEYS.get(path.rpartition(".")[2])
         return {
             **_kept(raw, _KEPT),
             "items": self.convert(raw["items"], f"{path}[]"),
-            "x-kubernetes-list-type": "map" if key else "atomic",
-            **({"x-kubernetes-list-map-keys": [key]} if key else {}),
+            "x-kubernetes-list-type": "map" if keys else "atomic",
+            **({"x-kubernetes-list-map-keys": list(keys)} if keys else {}),
         }
 
     def _object(self, raw: Schema, path: str) -> Schema:

@@ -18,6 +18,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as RouterError
 
+from ghostfleet_simulator.api.injected import FAULT_HEADER
+from ghostfleet_simulator.config import FailureType
 from ghostfleet_simulator.document import Document, InForce, Refused, differing, restart_hash
 from ghostfleet_simulator.metrics.requests import CAPACITY
 from ghostfleet_simulator.problems import InvalidInput, Problem
@@ -81,9 +83,13 @@ def build_admin(server: SimulatedServer, token_file: Path | None) -> FastAPI:
 
     @app.get("/admin/ready")
     async def ready() -> Response:
-        reason = "draining" if server.draining else "" if server.ready else "starting"
+        reason = server.unready
+        headers = {}
+        if reason == FailureType.UNREADY:
+            server.metrics.count_fault(FailureType.UNREADY)
+            headers[FAULT_HEADER] = reason
         if reason:
-            return JSONResponse({"ready": False, "reason": reason}, 503)
+            return JSONResponse({"ready": False, "reason": reason}, 503, headers)
         return JSONResponse({"ready": True})
 
     for kind, handler in _HANDLERS.items():
@@ -123,7 +129,7 @@ def _state(router: APIRouter, server: SimulatedServer) -> None:
             "hash": state.document.hash,
             "restartHash": restart_hash(server.config),
             "model": server.config.model.aliases[0],
-            "ready": server.ready and not server.draining,
+            "ready": not server.unready,
             "draining": server.draining,
             "uptimeSeconds": round(server.metrics.uptime_seconds, 3),
             "requests": server.metrics.totals(),

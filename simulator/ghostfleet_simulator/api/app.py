@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from starlette.middleware.cors import CORSMiddleware
 
 from ghostfleet_simulator.api.errors import ApiError, internal_error
+from ghostfleet_simulator.api.fault_gate import FaultGate
 from ghostfleet_simulator.api.generate import failure, generation
 from ghostfleet_simulator.api.instrumentation import Instrumented
 from ghostfleet_simulator.api.openapi import describe
@@ -30,6 +31,7 @@ def build_app(server: SimulatedServer) -> FastAPI:
     describe(app)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(FaultGate, server=server)
     # The last one added is the outermost: a browser's preflight request is answered before it is counted, as in vLLM.
     app.add_middleware(Instrumented, server=server)
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])

@@ -11,16 +11,19 @@ from pydantic import BaseModel
 
 from ghostfleet_simulator.api import preflight, schema
 from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.injected import FAULT_HEADER, error_of, not_understood
+from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.protocol import connection_of
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION, ChatCompletionRequest, CompletionRequest, Parser
 from ghostfleet_simulator.api.routes import ERRORS, off_loop_if_large
 from ghostfleet_simulator.api.streaming import EventStream
 from ghostfleet_simulator.api.whole import WholeAnswer
+from ghostfleet_simulator.config import Endpoint, FailureType
+from ghostfleet_simulator.faults.forced import ForcedInvalid
+from ghostfleet_simulator.runtime.process_faults import crash
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Work
-
-FAULT_HEADER = "x-ghostfleet-fault"
-"""Names the injected failure that an answer is."""
 
 R = TypeVar("R", ChatCompletionRequest, CompletionRequest)
 
@@ -30,20 +33,30 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
     router = APIRouter()
 
     async def answer(
-        request: Request, parser: Parser[R], judge: Callable[[R, Facts, Mapping[str, str]], Work]
+        request: Request, endpoint: Endpoint, parser: Parser[R], judge: Callable[[R, Facts, Mapping[str, str]], Work]
     ) -> Response:
         arrival_us = server.now_us()
         body = await request.body()
         parsed = await off_loop_if_large(body, parser.parse, body, request.headers.get("content-type", ""))
         model = parsed.model or facts.aliases[0]
-        fault = server.faults.decide(model)
-        if fault is not None:
+        fault = None
+        if server.faults.armed:
+            try:
+                fault = server.faults.decide(endpoint, model, request.headers.getlist)
+            except ForcedInvalid as error:
+                return failure(not_understood(error))
+        if fault is not None and (told := error_of(fault, model)):
             server.metrics.on_fault(fault.type, request.headers.get("x-request-id", ""), model)
-            error = ApiError(fault.status, fault.error_type, fault.message, fault.param)
-            return failure(error, {FAULT_HEADER: fault.type.value})
+            return failure(*told)
         work = await off_loop_if_large(body, judge, parsed, facts, request.headers)
         response = EventStream if work.stream else WholeAnswer
-        return response(server, work, arrival_us, {})
+        if fault is None or work.rejection is not None:
+            return response(server, work, arrival_us, {})
+        server.metrics.on_fault(fault.type, work.id, work.model)
+        if fault.type is FailureType.CRASH and not fault.tokens:
+            crash(fault)
+        mishap = Mishap(fault, server.held, connection_of(request.scope))
+        return response(server, work, arrival_us, {FAULT_HEADER: fault.type.value}, mishap)
 
     @router.post(
         "/v1/chat/completions",
@@ -52,7 +65,7 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
     )
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation, whole or as a stream of events."""
-        return await answer(request, CHAT, preflight.chat)
+        return await answer(request, Endpoint.CHAT, CHAT, preflight.chat)
 
     @router.post(
         "/v1/completions",
@@ -61,7 +74,7 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
     )
     async def completions(request: Request) -> Response:
         """Continue one or more prompts, whole or as a stream of events."""
-        return await answer(request, COMPLETION, preflight.completion)
+        return await answer(request, Endpoint.COMPLETIONS, COMPLETION, preflight.completion)
 
     return router
 

@@ -7,6 +7,8 @@ else, headers and the end of the body included, goes the ordinary way.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
@@ -14,6 +16,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _EXTENSION: Final = "ghostfleet.connection"
+_NO_LINGERING: Final = struct.pack("ii", 1, 0)
+"""`struct linger` by which a close throws away what is not sent and resets the connection."""
 _HIGH_WATER: Final = 16 * 1024
 """Bytes that wait for a slow reader before its deltas are merged: some 60 tokens."""
 
@@ -31,6 +35,15 @@ class Connection:
         """Called when the reader has caught up."""
         self.on_lost: Callable[[], None] | None = None
         """Called when the client has gone away."""
+
+    def end(self, *, reset: bool) -> None:
+        """End the connection amid a response: behind what was written, or at once and with a TCP reset."""
+        if not reset:
+            self.transport.close()
+            return
+        if (sock := self.transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        self.transport.abort()
 
 
 def connection_of(scope: MutableMapping[str, Any]) -> Connection:

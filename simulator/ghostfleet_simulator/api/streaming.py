@@ -15,10 +15,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import Connection, connection_of
 from ghostfleet_simulator.api.responses import DONE, Chunks, chunks_for, escaped
 from ghostfleet_simulator.api.whole import usage_of
 from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
@@ -134,8 +136,16 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, server: SimulatedServer, work: Work, arrival_us: int, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        server: SimulatedServer,
+        work: Work,
+        arrival_us: int,
+        headers: Mapping[str, str],
+        mishap: Mishap | None = None,
+    ) -> None:
         super().__init__(headers=headers)
+        self._mishap = mishap
         del self.headers["content-length"]  # the body is chunked
         self._server, self._work, self._arrival_us = server, work, arrival_us
 
@@ -146,21 +156,23 @@ class EventStream(Response):
         if self._work.rejection is not None:
             await send({"type": "http.response.body", "body": self._rejected(self._work.rejection) + DONE})
             return
+        mishap = self._mishap
+        line = connection if mishap is None else mishap.streamed(connection)
         chunks: list[Chunks] = []
         choices: list[StreamedChoice] = []
         created = int(time.time())
 
-        def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> StreamedChoice:
+        def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
             chunk = chunks_for(self._work, prompt, index, created, self._server.fingerprint)
             sampling = prompt.sampling
             # Without stop strings the fragments of an answer are its text, but for a stop token that is to be shown.
             watched = bool(sampling.stop) or sampling.include_stop_str_in_output or not sampling.skip_special_tokens
             stops = self._server.detokenizer(sampling) if watched else None
             plain = stops is None and not self._work.continuous_usage
-            choice = StreamedChoice(connection, generation, seq, answer, chunk, opening, stops, plain=plain)
+            choice = StreamedChoice(line, generation, seq, answer, chunk, opening, stops, plain=plain)
             chunks.append(chunk)
             choices.append(choice)
-            return choice
+            return choice if mishap is None else mishap.output(choice, generation, seq)
 
         opened = False
 
@@ -173,6 +185,8 @@ class EventStream(Response):
             return b"".join(chunk.opening() for chunk in chunks)
 
         def catch_up() -> None:
+            if mishap is not None and mishap.holding:
+                return
             for choice in choices:
                 choice.catch_up()
 
@@ -185,6 +199,11 @@ class EventStream(Response):
             raise
         finally:
             connection.on_lost = connection.on_writable = None
+            if mishap is not None:
+                mishap.close()
+        if mishap is not None and mishap.ended:
+            await send({"type": "http.response.body", "body": b""})
+            return
         end = chunks[0].usage(usage_of(self._work, generation)) + DONE if self._work.include_usage else DONE
         await send({"type": "http.response.body", "body": end})
 

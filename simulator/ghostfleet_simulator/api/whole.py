@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ghostfleet_simulator.api.injected import cut_short
+from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import connection_of
 from ghostfleet_simulator.api.responses import Choice, Usage, body_of
 from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Prompt, Work
@@ -63,23 +66,29 @@ class WholeAnswer(Response):
 
     media_type = "application/json"
 
-    def __init__(self, server: SimulatedServer, work: Work, arrival_us: int, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        server: SimulatedServer,
+        work: Work,
+        arrival_us: int,
+        headers: Mapping[str, str],
+        mishap: Mishap | None = None,
+    ) -> None:
         super().__init__(headers=headers)
+        self._mishap = mishap
         self._server, self._work, self._arrival_us = server, work, arrival_us
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response; nothing is sent to a client that has gone away, whose sequences are aborted at once."""
-        work, connection = self._work, connection_of(scope)
+        work, connection, mishap = self._work, connection_of(scope), self._mishap
         choices: list[CollectedChoice] = []
 
-        def output(
-            generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, _index: int
-        ) -> CollectedChoice:
+        def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, _index: int) -> Output:
             sampling = prompt.sampling
             detokenizer = self._server.detokenizer(sampling)
             choice = CollectedChoice(generation, seq, answer, detokenizer, watch=bool(sampling.stop))
             choices.append(choice)
-            return choice
+            return choice if mishap is None else mishap.output(choice, generation, seq)
 
         if work.rejection is not None:
             raise work.rejection
@@ -92,6 +101,8 @@ class WholeAnswer(Response):
             raise
         finally:
             connection.on_lost = None
+            if mishap is not None:
+                mishap.close()
         prefixes = [prompt.prefix for prompt in work.prompts for _ in range(prompt.sampling.n)]
         self.body = body_of(
             work,
@@ -108,6 +119,9 @@ class WholeAnswer(Response):
             int(time.time()),
             self._server.fingerprint,
         )
+        if mishap is not None and mishap.truncates is not None:
+            await cut_short(connection, send, 200, self.raw_headers, self.body, mishap.truncates)
+            return
         self.headers["content-length"] = str(len(self.body))
         await super().__call__(scope, receive, send)
 

@@ -8,7 +8,8 @@ start. Flags are vLLM's where vLLM 0.33 has one, else llm-d-inference-sim's.
 from __future__ import annotations
 
 from ghostfleet_simulator.config.base import Flag, Live, Name, Port, Settings, Switch, Whole, problem
-from ghostfleet_simulator.config.behaviour import AnswerMode, Answers, Failure, Failures, FailureType
+from ghostfleet_simulator.config.behaviour import AnswerMode, Answers
+from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import (
     VLLM_VERSION,
     BatchLimits,
@@ -19,7 +20,22 @@ from ghostfleet_simulator.config.engine import (
     Scheduling,
     SchedulingPolicy,
 )
-from ghostfleet_simulator.config.profile import Backend, LatencyCalculator, Profile, SimpleTiming
+from ghostfleet_simulator.config.failures import (
+    AT_REQUESTS,
+    BY_RATE,
+    ERRORS,
+    GENERATING,
+    TYPED_ERRORS,
+    Ending,
+    Endpoint,
+    Failure,
+    Failures,
+    FailureType,
+    HeaderMatch,
+    Match,
+)
+from ghostfleet_simulator.config.profile import ApiTiming, Backend, Evidence, Noise, Profile
+from ghostfleet_simulator.config.roofline import CachePrecision, Geometry, Hardware, Precision, RooflineTiming
 from ghostfleet_simulator.config.server import (
     LIVE_FIELDS,
     Behaviour,
@@ -30,22 +46,44 @@ from ghostfleet_simulator.config.server import (
     LogLevel,
     ServerConfig,
 )
+from ghostfleet_simulator.config.timing import (
+    Extrapolation,
+    LatencyCalculator,
+    SimpleTiming,
+    StepTimeTiming,
+    TableTiming,
+)
 
 __all__ = [
+    "AT_REQUESTS",
+    "BY_RATE",
+    "ERRORS",
+    "GENERATING",
     "LIVE_FIELDS",
+    "TYPED_ERRORS",
     "VLLM_VERSION",
     "AnswerMode",
     "Answers",
+    "ApiTiming",
     "Backend",
     "BatchLimits",
     "Behaviour",
+    "CachePrecision",
+    "ClockSettings",
+    "Ending",
+    "Endpoint",
     "Engine",
+    "Evidence",
+    "Extrapolation",
     "Failure",
     "FailureType",
     "Failures",
     "FixedConfig",
     "Flag",
+    "Geometry",
+    "Hardware",
     "HashAlgorithm",
+    "HeaderMatch",
     "KVCache",
     "LatencyCalculator",
     "Listen",
@@ -53,16 +91,22 @@ __all__ = [
     "LiveConfig",
     "LogFormat",
     "LogLevel",
+    "Match",
     "ModelSettings",
     "Name",
+    "Noise",
     "Port",
+    "Precision",
     "Profile",
+    "RooflineTiming",
     "Scheduling",
     "SchedulingPolicy",
     "ServerConfig",
     "Settings",
     "SimpleTiming",
+    "StepTimeTiming",
     "Switch",
+    "TableTiming",
     "Whole",
     "problem",
 ]

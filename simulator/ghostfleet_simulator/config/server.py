@@ -7,9 +7,11 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ghostfleet_simulator.config.base import Flag, Live, Port, Settings, Whole, problem
-from ghostfleet_simulator.config.behaviour import Answers, Failures
+from ghostfleet_simulator.config.base import Flag, Live, Port, Settings, Switch, Whole, problem
+from ghostfleet_simulator.config.behaviour import Answers
+from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import BatchLimits, Engine, KVCache, ModelSettings, Scheduling
+from ghostfleet_simulator.config.failures import Failures
 from ghostfleet_simulator.config.profile import Profile
 
 
@@ -66,6 +68,9 @@ class FixedConfig(Settings):
     kv_cache: KVCache = Field(default=KVCache(), alias="kvCache")
     """The paged KV cache."""
 
+    clock: ClockSettings = ClockSettings()
+    """How fast time passes for the server."""
+
     seed: Annotated[Whole, Field(ge=0, le=2**63 - 1), Flag("seed")] = 0
     """Seed of every random choice; the same seed and the same requests give the same run on a virtual clock."""
 
@@ -104,7 +109,10 @@ class Behaviour(Settings):
     """The live blocks that are not the profile; a custom resource holds the same ones."""
 
     failures: Annotated[Failures, Live()] = ()
-    """Failures to inject, one entry per type; none by default."""
+    """Failures to inject; none by default. Several of one type have different names."""
+
+    failure_headers: Annotated[Switch, Live(), Flag("failure-headers")] = False
+    """Whether a request may ask to fail, by `x-ghostfleet-inject` or llm-d-inference-sim's `X-Return-Error`."""
 
     answers: Annotated[Answers, Live()] = Answers()
     """What the server answers."""

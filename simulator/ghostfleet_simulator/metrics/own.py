@@ -21,8 +21,9 @@ PROFILE_INFO = Family(
 FAULTS = Family(
     "ghostfleet_faults",
     Kind.COUNTER,
-    "Requests that were answered with an injected failure.",
-    "When a failure is injected. `type` is written as in the configuration.",
+    "Failures that were injected.",
+    "When a failure befalls a request, a readiness probe (`Unready`) or the process. `type` is written as in the "
+    "configuration.",
     ("type",),
 )
 WAKE_LATENESS = Family(

@@ -6,19 +6,24 @@ import json
 import logging
 import os
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Final, Protocol
 
-from ghostfleet_simulator.config import AnswerMode, ServerConfig
+from ghostfleet_simulator.config import AnswerMode, FailureType, ServerConfig
 from ghostfleet_simulator.document import Document, InForce, restart_hash
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
-from ghostfleet_simulator.faults import FaultInjector
+from ghostfleet_simulator.engine.timers import check_pace
+from ghostfleet_simulator.faults.injector import FaultInjector
+from ghostfleet_simulator.faults.readiness import Flapping
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.problems import InvalidInput
 from ghostfleet_simulator.runtime.clock import Clock, WallClock
 from ghostfleet_simulator.runtime.driver import Driver, Output
 from ghostfleet_simulator.runtime.generation import Generation
+from ghostfleet_simulator.runtime.held import Held
+from ghostfleet_simulator.runtime.process_faults import ProcessFaults
 from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
 from ghostfleet_simulator.text.answer import Answer, Answers, EchoAnswers, RandomAnswers
 from ghostfleet_simulator.text.detokenize import Detokenizer
@@ -59,23 +64,31 @@ class SimulatedServer:
         """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
         self.metrics = ServerMetrics(config)
         self.faults = FaultInjector(config.seed)
-        self.ready = False
-        """Serving; what `/admin/ready` tells."""
+        self.held = Held()
+        """Injected failures that are under way with an answer."""
+        self._flapping = Flapping()
+        self._process_faults = ProcessFaults(self.metrics.count_fault)
+        self.started = False
+        """Serving."""
         self.draining = False
         """Told to take no more traffic; running requests go on."""
         self._live_file = live_file
-        self._engine = Engine(config)
-        self._clock = clock or WallClock()
+        self._engine = Engine(config, entropy=os.urandom(32))
+        self._clock = clock or WallClock(compression=Fraction(str(config.clock.compression)))
         self._driver = Driver(self._engine, self._clock, self.metrics)
         self._requests = 0
         self._ways: dict[AnswerMode, Answers] = {}
         self.in_force = self._first_state(document or Document.of(config))
+        check_pace(config.clock, self.in_force.document.config.profile)
         self._take_over()
 
     # --- configuration ---------------------------------------------------------------------------
 
     def offer(self, document: Document) -> InForce:
-        """Take over a whole document if the rule of revisions lets it; raises `Refused`. Kept before it is in force."""
+        """Take over a whole document if the rule of revisions lets it; raises `Refused` or `InvalidInput`.
+
+        It is kept before it is in force.
+        """
         return self._adopt(self.in_force.offer(document))
 
     def patch(self, raw: object) -> InForce:
@@ -84,6 +97,7 @@ class SimulatedServer:
 
     def _adopt(self, state: InForce) -> InForce:
         if state != self.in_force:
+            check_pace(self.config.clock, state.document.config.profile)
             if self._live_file:
                 _write_atomically(self._live_file, json.dumps(state.to_json()))
             self.in_force = state
@@ -103,7 +117,10 @@ class SimulatedServer:
     def _take_over(self) -> None:
         config = self.in_force.document.config
         self._driver.use(config.profile)
-        self.faults.use(config.failures)
+        self.faults.use(config.failures, headers=config.failure_headers)
+        self.held.use(config.failures)
+        self._flapping.use(config.failures, self.now_us() / 1e6)
+        self._process_faults.use(config.failures)
         mode = config.answers.mode
         if mode not in self._ways:
             self._ways[mode] = _WAYS[mode](self.tokenizer, self.config.seed)
@@ -164,7 +181,16 @@ class SimulatedServer:
                     choice_index=choice,
                 )
                 name = prompt.id if sampling.n == 1 else f"{choice}_{prompt.id}"
-                seq = Sequence(name, prompt.token_ids, answer, arrival_us, max_tokens=sampling.max_tokens)
+                seq = Sequence(
+                    name,
+                    prompt.token_ids,
+                    answer,
+                    arrival_us,
+                    max_tokens=sampling.max_tokens,
+                    priority=work.priority,
+                    cache_salt=work.cache_salt,
+                    reads_prefix_cache=work.reads_prefix_cache,
+                )
                 seq.owner = make_output(generation, seq, answer, prompt, index)
                 prompts[-1].append(seq)
                 index += 1
@@ -175,7 +201,17 @@ class SimulatedServer:
 
     def start(self) -> None:
         """Say that the server serves."""
-        self.ready = True
+        self.started = True
+        self._process_faults.start()
+
+    @property
+    def unready(self) -> str:
+        """Why the server should get no traffic: `starting`, `draining`, `Unready` (an injected failure), or nothing."""
+        if self.draining:
+            return "draining"
+        if not self.started:
+            return "starting"
+        return FailureType.UNREADY.value if self._flapping.unready(self.now_us() / 1e6) else ""
 
     def drain(self) -> None:
         """Take no more traffic: readiness goes, running requests go on."""
@@ -186,9 +222,11 @@ class SimulatedServer:
         self.drain()
         await self._driver.idle(grace_seconds)
         self._driver.abort_all()
+        self.held.stop()
 
     def close(self) -> None:
-        """Release the clock."""
+        """Release the clock, and what injected failures have taken."""
+        self._process_faults.close()
         self._clock.close()
 
 

@@ -189,7 +189,7 @@ def test_schemas_are_structural_and_bounded(kind: str) -> None:
             assert part["maxItems"]
             assert part["x-kubernetes-list-type"] in ("atomic", "map")
             for key in part.get("x-kubernetes-list-map-keys", []):
-                assert key in part["items"]["required"]
+                assert key in part["items"]["required"] or "default" in part["items"]["properties"][key]
         if part["type"] == "integer":
             assert part["format"] in ("int32", "int64")
         assert "default" not in part or part["type"] not in ("array", "object")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from ghostfleet_simulator.api.admin import LARGEST_BODY, build_admin
-from ghostfleet_simulator.config import FailureType, ServerConfig
+from ghostfleet_simulator.config import Endpoint, FailureType, ServerConfig
 from ghostfleet_simulator.document import Document, live_hash, restart_hash
 from ghostfleet_simulator.problems import validated
 from ghostfleet_simulator.runtime.clock import VirtualClock
@@ -78,7 +78,7 @@ async def test_a_newer_document_is_in_force_when_it_is_answered(
     body = answer.json()
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body.pop("appliedAt"))
     assert body == {"revision": 8, "hash": live_hash(_config(30, failures=failures)), "pendingRestart": []}
-    decided = server.faults.decide("m")
+    decided = server.faults.decide(Endpoint.CHAT, "m", lambda _: [])
     assert decided is not None
     assert decided.type is FailureType.RATE_LIMIT
     assert f'ghostfleet_profile_info{{hash="{body["hash"]}",revision="8"}} 1' in server.metrics.render().decode()

@@ -1,0 +1,113 @@
+"""Injected failures of the endpoints beside generation: scrapes, probes, the model list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.injected import FAULT_HEADER, cut_short, end_connection, error_of, hang, not_understood
+from ghostfleet_simulator.api.protocol import connection_of
+from ghostfleet_simulator.config import Ending, Endpoint, Failure, FailureType
+from ghostfleet_simulator.faults.forced import ForcedInvalid
+from ghostfleet_simulator.runtime.process_faults import crash
+from ghostfleet_simulator.runtime.server import SimulatedServer
+
+_ENDPOINTS: Final = {
+    "/v1/models": Endpoint.MODELS,
+    "/tokenize": Endpoint.TOKENIZE,
+    "/detokenize": Endpoint.DETOKENIZE,
+    "/health": Endpoint.HEALTH,
+    "/ping": Endpoint.HEALTH,
+    "/metrics": Endpoint.METRICS,
+    "/version": Endpoint.VERSION,
+    "/load": Endpoint.LOAD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What the router leaves in the scope for those who count by route."""
+
+    path: str
+
+
+class FaultGate:
+    """ASGI middleware that lets requests to these endpoints fail as the failures in force say."""
+
+    def __init__(self, app: ASGIApp, server: SimulatedServer) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        server = self._server
+        path = scope["path"].rstrip("/") if server.faults.armed and scope["type"] == "http" else ""
+        endpoint = _ENDPOINTS.get(path)
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            failure = server.faults.decide(endpoint, "", Headers(scope=scope).getlist)
+        except ForcedInvalid as error:
+            await _answer(not_understood(error))(scope, receive, send)
+            return
+        if failure is None:
+            await self._app(scope, receive, send)
+            return
+        server.metrics.count_fault(failure.type)
+        if told := error_of(failure, server.config.model.aliases[0]):
+            scope["route"] = _Route(path)
+            await _answer(*told)(scope, receive, send)
+        else:
+            await self._perform(failure, scope, receive, send)
+
+    async def _perform(self, failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = connection_of(scope)
+        match failure.type:
+            case FailureType.HANG:
+                await hang(self._server.held, failure, connection)
+                await self._app(scope, receive, _named(failure, send))
+            case FailureType.RESET:
+                await end_connection(connection, reset=True)
+            case FailureType.TRUNCATE:
+                kept = _Kept()
+                await self._app(scope, receive, _named(failure, kept))
+                ending = failure.ending or Ending.CLEAN
+                await cut_short(connection, send, kept.status, kept.headers, bytes(kept.body), ending)
+            case FailureType.CRASH:
+                crash(failure)
+
+
+class _Kept:
+    """Takes a response instead of a client."""
+
+    def __init__(self) -> None:
+        self.status = 500
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = bytearray()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], list(message["headers"])
+        else:
+            self.body += message.get("body", b"")
+
+
+def _named(failure: Failure, send: Send) -> Send:
+    header = (FAULT_HEADER.encode(), failure.type.value.encode())
+
+    async def naming(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], header]}
+        await send(message)
+
+    return naming
+
+
+def _answer(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    return Response(error.to_json(), error.status, headers, media_type="application/json")

@@ -1,0 +1,1 @@
+"""Failure injection: decides what goes wrong, with which request or with the server; performing it is others' part."""
