@@ -141,5 +141,4 @@ class Sequence:
         beyond = end - len(prompt)
         if beyond <= 0:
             return tuple(prompt[begin:end])
-        token = self.answer.token
-        return (*prompt[begin:], *(token(index) for index in range(max(0, begin - len(prompt)), beyond)))
+        return (*prompt[begin:], *map(self.answer.token, range(max(0, begin - len(prompt)), beyond)))
