@@ -59,6 +59,11 @@ class BatchPacer(Pacer):
     def start(self, now_us: int) -> None:
         """Take over; what there is to do is seen in `plan`."""
 
+    def resume(self, frozen_us: int) -> None:
+        """The step that runs ends so much later."""
+        if self._end_us is not None:
+            self._end_us += frozen_us
+
     def leave(self, now_us: int) -> list[Sequence]:
         """The step that runs is let out; the sequences that are not in it are given back."""
         idle = list(self._idle)
@@ -128,11 +133,10 @@ class BatchPacer(Pacer):
 
     def _begin(self, step: Step, now_us: int) -> None:
         self._next_us = None
-        follows, begin_us = self._follows, self._ended_us if self._follows else now_us
-        if self._arriving:
-            self._arrive(self._began_us if follows and self._lag else begin_us)
-        scheduler, decoding = self._scheduler, self._decoding
-        if not (decoding or scheduler.prefilling or scheduler.waiting):
+        begin_us = self._ended_us if self._follows else now_us
+        if self._follows or self._has_work:
+            self._arrive(self._began_us if self._follows and self._lag else begin_us)
+        if not self._has_work:
             if not self._arriving:
                 return
             # An idle engine begins a step as soon as there is a sequence, however late it is told.
@@ -141,6 +145,7 @@ class BatchPacer(Pacer):
                 self._next_us = begin_us
                 return
             self._arrive(begin_us)
+        scheduler, decoding = self._scheduler, self._decoding
         self._idle = set(islice(decoding, scheduler.budget, None)) if len(decoding) > scheduler.budget else set()
         _, complete, admitted = self._compute(scheduler.budget - len(decoding), step, begin_us)
         work = self._features()
@@ -153,6 +158,10 @@ class BatchPacer(Pacer):
                 self._context += seq.num_tokens
         self._began_us = begin_us
         self._end_us = begin_us + round(self._noise.apply(self._timer.step_us(work)))
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._decoding or self._scheduler.prefilling or self._scheduler.waiting)
 
     def _arrive(self, by_us: int) -> None:
         """Queue the sequences that have passed the API by then, in the order in which they did."""

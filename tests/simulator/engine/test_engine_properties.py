@@ -2,148 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import replace
+from itertools import pairwise
 
-import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
+from tests.simulator.engine.drive import Arrival, arrivals, configs, run
 
-from ghostfleet_simulator.config import ServerConfig
-from ghostfleet_simulator.engine.blocks import BlockPool
-from ghostfleet_simulator.engine.engine import Engine
-from ghostfleet_simulator.engine.sequence import Sequence, Status
-
-
-@dataclass
-class Answer:
-    """An answer of a given length that ends by length."""
-
-    length: int
-    finish_reason: str = "length"
-    stop_reason: int | str | None = None
-
-    def token(self, index: int) -> int:
-        return index
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A request, and when its client goes away again, if it does."""
-
-    at_us: int
-    prompt: int
-    answer: int
-    abort_after_us: int | None
-
-
-@dataclass
-class Run:
-    """What came out: (time, sequence, tokens so far) per token, and the engine's books after every step."""
-
-    tokens: list[tuple[int, str, int]] = field(default_factory=list)
-    sequences: list[Sequence] = field(default_factory=list)
-    preemptions: int = 0
-    most_running: int = 0
-    most_tokens: int = 0
-
-
-arrivals = st.lists(
-    st.builds(
-        Arrival,
-        at_us=st.integers(0, 200_000),
-        prompt=st.integers(1, 96),
-        answer=st.integers(1, 64),
-        abort_after_us=st.one_of(st.none(), st.none(), st.integers(0, 300_000)),
-    ),
-    min_size=1,
-    max_size=14,
-)
-timings = st.fixed_dictionaries(
-    {
-        "timeToFirstToken": st.sampled_from(["0", "10ms", "3500us"]),
-        "interTokenLatency": st.sampled_from(["0", "1ms", "2500us", "20ms", "100us"]),
-        "interTokenLatencyStdDev": st.sampled_from(["0", "10us"]),
-        "timeFactorUnderLoad": st.sampled_from(["1", "2.5"]),
-    }
-).filter(lambda t: t["interTokenLatency"] != "0" or t["interTokenLatencyStdDev"] == "0")
-configs = st.builds(
-    lambda timing, blocks, block_size, seqs, budget: ServerConfig.model_validate(
-        {
-            "model": {"name": "m", "maxModelLen": 160},
-            "kvCache": {"blocks": -(-160 // block_size) + 1 + blocks, "blockSize": block_size},
-            "scheduling": {"maxNumSeqs": seqs, "maxNumBatchedTokens": budget},
-            "profile": {"simple": timing},
-            "seed": 7,
-        }
-    ),
-    timing=timings,
-    blocks=st.integers(0, 24),
-    block_size=st.sampled_from([1, 4, 16]),
-    seqs=st.integers(1, 8),
-    budget=st.integers(1, 64),
-)
-
-
-def free_blocks(pool: BlockPool) -> list[int]:
-    """In the order in which they will be reused."""
-    return [*reversed(pool._front), *range(pool._fresh, pool.usable + 1), *pool._behind]
-
-
-def check_books(engine: Engine, sequences: list[Sequence]) -> None:
-    """Every block is free or owned, as often as it says, and a sequence owns enough for what it has computed."""
-    scheduler = engine._scheduler
-    owners = Counter(block for seq in sequences for block in seq.blocks)
-    assert sorted([*owners, *free_blocks(scheduler.pool)]) == list(range(1, scheduler.pool.usable + 1))
-    assert scheduler.pool._more_owners == {block: number - 1 for block, number in owners.items() if number > 1}
-    for seq in sequences:
-        if seq.status is Status.RUNNING:
-            assert seq in scheduler.running
-            in_blocks = seq.computed if seq in scheduler.prefilling else seq.num_tokens - (seq.produced > 0)
-            assert len(seq.blocks) * scheduler.block_size >= in_blocks
-        else:
-            assert seq not in scheduler.running
-            assert not seq.blocks
-    assert len(scheduler.running) <= scheduler.max_num_seqs
-    assert engine.waiting == sum(
-        seq.status in (Status.WAITING, Status.PREEMPTED) for seq in sequences if seq.queued_us >= 0
-    )
-
-
-def run(config: ServerConfig, plan: list[Arrival], late_us: int = 0) -> Run:
-    """Drive an engine through `plan`, each call `late_us` after it was asked for."""
-    engine, result, now_us = Engine(config), Run(), 0
-    pending = sorted(plan, key=lambda a: a.at_us)
-    aborts: list[tuple[int, Sequence]] = []
-    wake: int | None = None
-    for _ in range(60_000):
-        times = [pending[0].at_us] if pending else []
-        times += [at for at, _ in aborts] + ([wake + late_us] if wake is not None else [])
-        if not times:
-            break
-        now_us = max(now_us, min(times))
-        while pending and pending[0].at_us <= now_us:
-            arrival = pending.pop(0)
-            seq = Sequence(str(len(result.sequences)), [0] * arrival.prompt, Answer(arrival.answer), now_us)
-            result.sequences.append(seq)
-            engine.add(seq, now_us)
-            if arrival.abort_after_us is not None:
-                aborts.append((now_us + arrival.abort_after_us, seq))
-        for entry in [a for a in aborts if a[0] <= now_us]:
-            aborts.remove(entry)
-            engine.abort(entry[1])
-        step = engine.advance(now_us)
-        assert len(set(map(id, step.tokens))) == len(step.tokens), "a sequence got two tokens in one step"
-        assert len(step.tokens) <= config.scheduling.max_num_batched_tokens
-        result.tokens += [(now_us, seq.id, seq.produced) for seq in step.tokens]
-        result.most_running = max(result.most_running, engine.running)
-        check_books(engine, result.sequences)
-        wake = step.wake_us
-    else:
-        pytest.fail("the engine does not come to an end")
-    result.preemptions = engine.preemptions
-    return result
-
+from ghostfleet_simulator.config import Backend, Profile, ServerConfig
+from ghostfleet_simulator.engine.sequence import Status
 
 LONG = settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
@@ -181,3 +48,62 @@ def test_late_calls_lose_nothing(config: ServerConfig, plan: list[Arrival], late
     for seq in run(config, plan, late_us).sequences:
         assert seq.status is Status.FINISHED
         assert seq.finish_reason == "abort" or seq.produced == seq.target
+
+
+STEADY = ("5ms", 5000)
+
+
+def steady(backend: str) -> Profile:
+    """Profiles of every backend under which no token comes less than 5 ms after the one before it."""
+    gap, gap_us = STEADY
+    return Profile.model_validate(
+        {
+            "backend": backend,
+            "simple": {"timeToFirstToken": gap, "interTokenLatency": gap, "tick": "10us"},
+            "stepTime": {"baseUs": gap_us, "perTokenUs": 10},
+            "roofline": {"model": "Llama-3.1-8B", "gpu": "H100-SXM"},
+            "table": {
+                "prefill": [{"tokens": 1, "time": gap}, {"tokens": 64, "time": "7ms"}],
+                "decode": [{"sequences": 1, "context": 1, "time": gap}, {"sequences": 8, "context": 1, "time": "6ms"}],
+            },
+        }
+    )
+
+
+switching = st.lists(
+    st.tuples(st.integers(0, 300_000), st.sampled_from(Backend).map(lambda backend: steady(backend.value))),
+    min_size=1,
+    max_size=6,
+)
+
+
+@LONG
+@given(config=configs, plan=arrivals, switches=switching)
+def test_a_change_of_the_backend_loses_nothing_and_gives_no_token_early(
+    config: ServerConfig, plan: list[Arrival], switches: list[tuple[int, Profile]]
+) -> None:
+    """In every direction and at any moment: each sequence ends with exactly its tokens, none before it is due."""
+    config = config.model_copy(update={"profile": switches[0][1]})
+    result = run(config, plan, switches=switches[1:])
+    times: dict[str, list[int]] = {}
+    for at_us, name, count in result.tokens:
+        times.setdefault(name, []).append(at_us)
+        assert len(times[name]) == count
+    for seq in result.sequences:
+        assert seq.status is Status.FINISHED
+        assert seq.finish_reason == "abort" or seq.produced == seq.target
+        at = [seq.arrival_us, *times.get(seq.id, [])]
+        assert all(later - earlier >= STEADY[1] for earlier, later in pairwise(at))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(config=configs, plan=arrivals, late_us=st.integers(1, 50_000))
+def test_steps_follow_from_arrivals_alone_however_late_the_calls_are(
+    config: ServerConfig, plan: list[Arrival], late_us: int
+) -> None:
+    """With the backends that pace by steps lateness delays a token and changes neither the order nor what follows."""
+    assume(config.profile.backend is not Backend.SIMPLE)
+    plan = [replace(arrival, abort_after_us=None) for arrival in plan]
+    punctual, late = run(config, plan).tokens, run(config, plan, late_us).tokens
+    assert [token[1:] for token in late] == [token[1:] for token in punctual]
+    assert all(0 <= b[0] - a[0] <= late_us for a, b in zip(punctual, late, strict=True))
