@@ -54,6 +54,12 @@ class Cluster:
         content = None if body is None else json.dumps(body)
         headers = {"content-type": kind}
         answer = self.client.request(method, path, content=content, headers=headers, params=query)
+        for _ in range(20):
+            # The API server asks for patience while it sets up the storage of a new kind; client-go has it, too.
+            if answer.status_code != 429:
+                break
+            time.sleep(0.5)
+            answer = self.client.request(method, path, content=content, headers=headers, params=query)
         if answer.status_code >= 400:
             raise Rejected(answer.status_code, answer.json().get("message", ""))
         return dict(answer.json())

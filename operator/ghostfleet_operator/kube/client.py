@@ -69,15 +69,16 @@ class KubeClient:
 
     async def apply(self, obj: Object) -> Object:
         """Server-side apply with force; the live object. With `metadata.resourceVersion` only over that version."""
-        return await self._apply(obj, FIELD_MANAGER, "")
+        return await self._apply(obj, FIELD_MANAGER, "", "Strict")
 
     async def apply_status(self, obj: Object) -> Object:
         """Server-side apply of the status, under a field manager of its own; the live object."""
-        return await self._apply(obj, STATUS_MANAGER, "/status")
+        # CRDs of an earlier version know fewer fields of the status; better those than none.
+        return await self._apply(obj, STATUS_MANAGER, "/status", "Ignore")
 
-    async def _apply(self, obj: Object, manager: str, subresource: str) -> Object:
+    async def _apply(self, obj: Object, manager: str, subresource: str, validation: str) -> Object:
         kind, meta = kind_of(obj), obj["metadata"]
-        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
+        query = {"fieldManager": manager, "force": "true", "fieldValidation": validation}
         await self._budget()
         return await self._call(
             "PATCH", kind, _path(kind, meta.get("namespace"), meta["name"]) + subresource, query, obj
@@ -95,12 +96,14 @@ class KubeClient:
 
     async def create_event(self, event: Object) -> None:
         """Write a core/v1 Event, over an earlier one of the same name."""
-        await self._apply(event, FIELD_MANAGER, "")
+        await self._apply(event, FIELD_MANAGER, "", "Strict")
 
     async def serves(self, kind: Kind) -> bool:
-        """Whether the API server knows the kind."""
-        listed = await self._request("GET", _root(kind), None, None)
-        return any(found.get("name") == kind.plural for found in listed[1].get("resources") or ())
+        """Whether the API server knows the kind; raises `KubeError`."""
+        status, answer, retry_after = await self._request("GET", _root(kind), None, None)
+        if status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
+            raise _error(status, f"GET {_root(kind)}: {answer.get('message') or f'HTTP {status}'}", retry_after)
+        return any(found.get("name") == kind.plural for found in answer.get("resources") or ())
 
     async def close(self) -> None:
         """Close the connections."""

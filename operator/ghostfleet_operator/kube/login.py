@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kopf
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
@@ -32,9 +33,10 @@ class Login:
             await config.load_kube_config(
                 config_file=path, context=self.context, client_configuration=settings, persist_config=False
             )
-        except (config.ConfigException, OSError) as error:
+        except (config.ConfigException, OSError, yaml.YAMLError) as error:
             place = path or Path.home() / ".kube" / "config"
-            raise KubeError(f"no credentials for Kubernetes: {place}: {error}") from None
+            text = " ".join(str(error).split())
+            raise KubeError(f"no credentials for Kubernetes in {place}: {text}") from None
         return settings
 
     async def for_kopf(self) -> kopf.ConnectionInfo:

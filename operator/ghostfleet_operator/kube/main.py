@@ -8,6 +8,7 @@ import sys
 
 from ghostfleet_operator.kube.options import OperatorOptions
 from ghostfleet_operator.kube.process import OperatorProcess
+from ghostfleet_operator.reconcile.api import KubeError
 from ghostfleet_operator.reconcile.token import SHORTEST_KEY
 from ghostfleet_simulator import logs
 from ghostfleet_simulator.config import LogLevel
@@ -26,6 +27,8 @@ def run(options: OperatorOptions) -> int:
     logging.getLogger("kopf").setLevel(logging.DEBUG if options.log_level is LogLevel.DEBUG else logging.WARNING)
     try:
         return asyncio.run(_serve(options, key))
+    except KubeError as error:
+        return _complain(str(error), 1)
     except OSError as error:
         return _complain(f"cannot listen on {options.health_host}:{options.health_port}: {error.strerror}", 1)
 

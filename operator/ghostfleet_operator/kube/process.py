@@ -64,7 +64,8 @@ class OperatorProcess:
         self._failure: BaseException | None = None
 
     async def run(self) -> int:
-        """Work until a signal comes; the exit code."""
+        """Work until a signal comes; the exit code. Raises `KubeError` where there are no credentials at all."""
+        await self._login.configuration()
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
         watch.configure(settings)
         watch.install(registry, self._mapper)
@@ -80,12 +81,16 @@ class OperatorProcess:
                 clusterwide=not self._options.namespaces,
                 stop_flag=self._stop,
             )
+        except Exception as error:  # noqa: BLE001 - whatever ends kopf ends the process, and Kubernetes starts the next
+            self._failure = self._failure or error
         finally:
             await self._health.stop()
             await self._http.aclose()
             await self._api.close()
         if self._failure:
-            log.error("the work queue ended: %r", self._failure)
+            log.error(
+                "cannot go on: %r", self._failure, exc_info=self._failure if log.isEnabledFor(logging.DEBUG) else None
+            )
             return 1
         return 0
 
@@ -202,7 +207,7 @@ class OperatorProcess:
 
     def _unhealthy(self) -> str | None:
         if self._failure:
-            return f"the work queue ended: {self._failure!r}"
+            return f"cannot go on: {self._failure!r}"
         longest = max((time.monotonic() - start for start in self._under_way.values()), default=0.0)
         return f"a pass has been under way for {longest:.0f} s" if longest > _STUCK_SECONDS else None
 

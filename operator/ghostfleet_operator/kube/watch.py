@@ -8,12 +8,12 @@ from typing import Any, Final
 import kopf
 
 from ghostfleet_operator.kinds import GROUP
-from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER, SERVER_LABEL
+from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
 from ghostfleet_operator.reconcile.api import CHILDREN, OWN, POD, Kind
 from ghostfleet_operator.reconcile.mapping import Mapper
 
-OWNED: Final = f"app.kubernetes.io/managed-by={FIELD_MANAGER},{SERVER_LABEL}"
-"""Label selector of everything the operator makes, pods included."""
+OWNED: Final = SERVER_LABEL
+"""Label selector of everything the operator makes, pods included; users cannot set labels under ghostfleet.dev/."""
 
 _PAGE: Final = 500
 
