@@ -1,0 +1,109 @@
+"""Real `ghostfleet serve` processes on loopback, for tests that talk to them over HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+GHOSTFLEET = Path(sys.executable).with_name("ghostfleet")
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without settings of ours."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("GHOSTFLEET_")}
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    admin_port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where the admin API is."""
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    def state(self) -> dict[str, Any]:
+        """What the admin API tells of it."""
+        state: dict[str, Any] = httpx.get(f"{self.admin_url}/admin/state").json()
+        return state
+
+    def until(self, **expected: Any) -> dict[str, Any]:
+        """The state once it shows what is expected; fails after 10 s."""
+        end = time.monotonic() + 10
+        while True:
+            state = self.state()
+            if all(state[key] == value for key, value in expected.items()):
+                return state
+            assert time.monotonic() < end, f"{state} never showed {expected}"
+            time.sleep(0.02)
+
+    def resident_bytes(self) -> int:
+        """Memory of the process, pages that it shares with others included."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+Serve = Callable[..., Served]
+
+
+@contextmanager
+def servers(new_folder: Callable[[str], Path]) -> Iterator[Serve]:
+    """Gives what starts a server with the flags given, and waits until it is ready; all end with the block."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*flags: str, environment: Mapping[str, str] | None = None) -> Served:
+        port, admin_port = free_port(), free_port()
+        log = new_folder("serve") / "log"
+        command = [GHOSTFLEET, "serve", "--model", "org/model", "--served-model-name", "m", "--host", "127.0.0.1"]
+        command += ["--port", str(port), "--admin-port", str(admin_port), *flags]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=out, env={**clean_environment(), **(environment or {})}
+            )
+        started.append(process)
+        served = Served(process, port, admin_port, log)
+        end = time.monotonic() + 20
+        while True:
+            try:
+                if httpx.get(f"{served.admin_url}/admin/ready").status_code == 200:
+                    return served
+            except httpx.TransportError:
+                pass
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.02)
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(20)
