@@ -1,4 +1,4 @@
-"""The store keeps the newest version seen, and events wake exactly those who may have to act."""
+"""The store keeps the newest version seen, readers ask the API where it may be behind, and children wake servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ghostfleet_operator.reconcile.api import (
     CONFIG_MAP,
     DEPLOYMENT,
     POD,
-    PROFILE,
     SERVER,
     Key,
     Kind,
@@ -19,7 +18,7 @@ from ghostfleet_operator.reconcile.api import (
     Object,
     Objects,
 )
-from ghostfleet_operator.reconcile.mapping import Mapper, users
+from ghostfleet_operator.reconcile.mapping import Mapper
 from ghostfleet_operator.reconcile.store import Reader, Store
 
 
@@ -36,10 +35,6 @@ def make(kind: Kind, name: str, version: int = 1, server: str | None = None, **r
         **rest.pop("metadata", {}),
     }
     return {"apiVersion": kind.api_version, "kind": kind.name, "metadata": meta, **rest}
-
-
-def using(name: str, profile: str, **rest: Any) -> Object:
-    return make(SERVER, name, spec={"profileRef": {"name": profile}}, **rest)
 
 
 class Woken:
@@ -93,33 +88,6 @@ def test_objects_are_found_by_their_server() -> None:
         "a label that changed is followed"
     )
     assert store.of_server(POD, "other", "one") == []
-
-
-def test_a_servers_spec_wakes_it_and_its_profile_but_its_status_nobody() -> None:
-    woken = Woken()
-    assert woken.by(using("s", "p")) == ["LatencyProfile ns/p", "SimulatedModelServer ns/s"]
-    assert woken.by(using("s", "p", version=2, status={"x": 1})) == []
-    assert woken.by(using("s", "q", version=3, generation=2)) == [
-        "LatencyProfile ns/p",
-        "LatencyProfile ns/q",
-        "SimulatedModelServer ns/s",
-    ]
-    assert woken.by(using("s", "q", version=4, generation=2), deleted=True) == [
-        "LatencyProfile ns/q",
-        "SimulatedModelServer ns/s",
-    ]
-
-
-def test_a_profile_wakes_the_servers_that_use_it() -> None:
-    woken = Woken()
-    woken.by(using("s", "p"))
-    woken.by(using("t", "q"))
-    assert users(woken.store, "ns", "p") == ["s"]
-    expected = ["LatencyProfile ns/p", "SimulatedModelServer ns/s"]
-    assert woken.by(make(PROFILE, "p")) == expected
-    assert woken.by(make(PROFILE, "p", version=2, status={})) == []
-    assert woken.by(make(PROFILE, "p", version=3, generation=2)) == expected
-    assert woken.by(make(PROFILE, "p", version=4, generation=2), deleted=True) == expected
 
 
 def test_a_child_wakes_its_server_and_the_operators_own_write_nobody() -> None:
