@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -171,10 +172,15 @@ def check_books(engine: Engine, sequences: list[Sequence]) -> None:
 
 
 def run(
-    config: ServerConfig, plan: list[Arrival], late_us: int = 0, switches: list[tuple[int, Profile]] | None = None
+    config: ServerConfig,
+    plan: list[Arrival],
+    late_us: int = 0,
+    switches: list[tuple[int, Profile]] | None = None,
+    begin: Callable[[Engine], None] = lambda _engine: None,
 ) -> Run:
     """Drive an engine through `plan`, each call `late_us` after it was asked for, and change its profile at times."""
     engine, result, now_us = Engine(config), Run(), 0
+    begin(engine)
     pending = sorted(plan, key=lambda a: a.at_us)
     aborts: list[tuple[int, Sequence]] = []
     changes = sorted(switches or [], key=lambda change: change[0])
