@@ -48,6 +48,8 @@ class BatchPacer(Pacer):
         """It ended in this very pass."""
         self._next_us: int | None = None
         """While no step runs: when there will be work."""
+        self._resumed = False
+        """There was a pause since the last step began."""
 
     def use(self, profile: Profile) -> None:
         """Take over a profile; the step that runs keeps its end."""
@@ -60,8 +62,10 @@ class BatchPacer(Pacer):
         """Take over; what there is to do is seen in `plan`."""
 
     def resume(self, frozen_us: int) -> None:
-        """The step that runs ends so much later."""
+        """The step that runs ends so much later; who came meanwhile is not in a step before now."""
+        self._resumed = True
         if self._end_us is not None:
+            self._began_us += frozen_us
             self._end_us += frozen_us
 
     def leave(self, now_us: int) -> list[Sequence]:
@@ -134,7 +138,7 @@ class BatchPacer(Pacer):
     def _begin(self, step: Step, now_us: int) -> None:
         self._next_us = None
         begin_us = self._ended_us if self._follows else now_us
-        if self._follows or self._has_work:
+        if self._follows or self._resumed or self._has_work:
             self._arrive(self._began_us if self._follows and self._lag else begin_us)
         if not self._has_work:
             if not self._arriving:
@@ -156,7 +160,7 @@ class BatchPacer(Pacer):
             if seq not in scheduler.prefilling:
                 decoding[seq] = None
                 self._context += seq.num_tokens
-        self._began_us = begin_us
+        self._began_us, self._resumed = begin_us, False
         self._end_us = begin_us + round(self._noise.apply(self._timer.step_us(work)))
 
     @property

@@ -159,6 +159,20 @@ def test_another_backend_takes_over_when_what_is_due_has_come(begin: str, end: s
     assert play(engine, now_us=4_000)["a"] == (by_requests if begin == "Simple" else by_steps)
 
 
+def test_a_frozen_engine_makes_no_step_for_the_time_it_was_frozen() -> None:
+    """The step that ran goes on for what it had left; who came meanwhile begins with the end of the pause."""
+    engine = Engine(config())
+    engine.add(sequence("a", answer=2), 0)
+    engine.advance(0)
+    engine.pause()
+    engine.resume(frozen_us=1_000_000)
+    assert play(engine, now_us=1_002_000)["a"] == [1_010_000, 1_020_000]
+    engine.pause()
+    engine.add(sequence("b", answer=1, at_us=2_000_000), 2_000_000)
+    engine.resume(frozen_us=500_000)
+    assert play(engine, now_us=2_500_000)["b"] == [2_510_000]
+
+
 class Counting:
     """A step timer of 1 ms that counts the work of every step anew from the sequences themselves."""
 
