@@ -51,12 +51,23 @@ def test_a_server_with_the_least_that_is_needed_gets_the_defaults(cluster: Clust
         ({"profile": {"simple": {"timeToFistToken": "20ms"}}}, 'unknown field "spec.profile.simple.timeToFistToken"'),
         ({"failures": [{"type": "Meteor", "probability": "0.1"}]}, 'Unsupported value: "Meteor"'),
         ({"failures": [{"type": "RateLimit", "probability": "2"}]}, "spec.failures[0].probability"),
+        ({"failures": [{"type": "Hang"}, {"type": "Hang"}]}, "spec.failures[1]: Duplicate value"),
+        ({"failures": [{"type": "Hang", "match": {"endpoints": ["Disk"]}}]}, 'Unsupported value: "Disk"'),
     ],
 )
 def test_bad_input_is_refused_with_the_field(
     cluster: Cluster, namespace: str, spec: dict[str, Any], words: str
 ) -> None:
     assert words in refusal(cluster, server(namespace, "bad", **spec))
+
+
+def test_failures_of_one_type_are_told_apart_by_name(cluster: Cluster, namespace: str) -> None:
+    failures = [
+        {"type": "Hang", "match": {"endpoints": ["Metrics"]}},
+        {"type": "Hang", "name": "answers", "duration": "5s", "probability": "0.1"},
+    ]
+    made = cluster.create(server(namespace, "two-hangs", failures=failures))
+    assert [failure["name"] for failure in made["spec"]["failures"]] == ["", "answers"]
 
 
 @pytest.mark.parametrize("value", [20, "12.5ms", "1.5s", "250us"])

@@ -23,10 +23,11 @@ class Held:
     """The failures of one server's answers.
 
     One is over after its duration, when it is no longer in force, and when the server stops. One that a request asked
-    for itself is in no configuration and so is never out of force.
+    for itself is in no configuration and so is never out of force. Time passes `compression` times as fast as it does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compression: float = 1.0) -> None:
+        self._compression = compression
         self._holds: set[Hold] = set()
         self._in_force: frozenset[Failure] = frozenset()
         self._stopped = False
@@ -50,7 +51,7 @@ class Held:
         """From now on the answer is held back, for the duration of the failure."""
         duration = hold.failure.duration
         if duration is not None and hold in self._holds and not self._stopped:
-            hold.timer = asyncio.get_running_loop().call_later(duration.seconds, self._end, hold)
+            hold.timer = asyncio.get_running_loop().call_later(duration.seconds / self._compression, self._end, hold)
 
     def drop(self, hold: Hold) -> None:
         """Forget a failure, because its answer has ended or its client is gone."""

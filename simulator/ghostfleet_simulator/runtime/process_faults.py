@@ -32,10 +32,10 @@ def crash(failure: Failure) -> NoReturn:
 class _Growth:
     """Memory that is taken step by step and used, so that it is resident."""
 
-    def __init__(self, failure: Failure, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, failure: Failure, loop: asyncio.AbstractEventLoop, compression: float) -> None:
         assert failure.growth is not None  # noqa: S101 - for the type checker; the settings demand both
         assert failure.limit is not None  # noqa: S101 - likewise
-        self._rate, self._limit = failure.growth.bytes, failure.limit.bytes
+        self._rate, self._limit = failure.growth.bytes * compression, failure.limit.bytes
         self._loop = loop
         self._began = time.monotonic()
         self._taken = 0
@@ -71,9 +71,10 @@ class _Growth:
 class ProcessFaults:
     """What goes wrong with the process of one server; each failure counts from when it came into force."""
 
-    def __init__(self, began: Callable[[FailureType], None]) -> None:
-        """`began` is told of every failure that begins."""
+    def __init__(self, began: Callable[[FailureType], None], compression: float = 1.0) -> None:
+        """`began` is told of every failure that begins. Time passes `compression` times as fast as it does."""
         self._began = began
+        self._compression = compression
         self._failures: tuple[Failure, ...] = ()
         self._ends: dict[Failure, Callable[[], None]] = {}
         self._started = False
@@ -105,9 +106,10 @@ class ProcessFaults:
             loop = asyncio.get_running_loop()
             if failure.type is FailureType.MEMORY_GROWTH:
                 self._began(failure.type)
-                self._ends[failure] = _Growth(failure, loop).end
+                self._ends[failure] = _Growth(failure, loop, self._compression).end
             elif failure.after is not None:
-                self._ends[failure] = loop.call_later(failure.after.seconds, self._crash, failure).cancel
+                seconds = failure.after.seconds / self._compression
+                self._ends[failure] = loop.call_later(seconds, self._crash, failure).cancel
 
     def _crash(self, failure: Failure) -> None:
         self._began(failure.type)

@@ -261,6 +261,19 @@ def test_all_choices_of_a_request_stall_together(paced: Served) -> None:
     assert raw.frames[-1] == "data: [DONE]"
 
 
+def test_a_stall_changes_no_word(paced: Served) -> None:
+    """The same request with the same seed says the same, stalled or not, with a stop string in what was held back."""
+    texts = []
+    for failure in ([], [{"type": "Stall", "afterTokens": 2, "duration": "200ms"}]):
+        inject(paced, *failure)
+        raw = asked(paced, chat(tokens=40, seed=11, stop=["zzzz", "."], ignore_eos=False))
+        chunks = [json.loads(frame[6:]) for frame in raw.frames[:-1]]
+        texts.append("".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks))
+        assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
+    assert texts[0] == texts[1]
+    assert texts[0]
+
+
 def test_a_short_answer_stalls_before_its_end(paced: Served) -> None:
     """A failure that was announced happens, if need be in place of the last token."""
     inject(paced, {"type": "Stall", "afterTokens": 500, "duration": "400ms"})
@@ -282,6 +295,20 @@ def test_a_stream_is_reset_after_some_tokens(paced: Served, after: int) -> None:
     assert "x-ghostfleet-fault: reset" in raw.head
     assert tokens_in(raw) == after
     assert paced.until(running=0)["kvUsage"] == 0
+
+
+def test_all_choices_of_a_request_break_off_together(paced: Served) -> None:
+    """One frame is half there, of whatever choice; no choice ends and nothing of the request goes on."""
+    inject(paced, {"type": "Truncate", "afterTokens": 7})
+    raw = asked(paced, chat(tokens=15, n=3))
+    assert raw.data.endswith(b"0\r\n\r\n")
+    assert b"finish_reason\":\"length" not in raw.body
+    paced.until(running=0)
+    inject(paced, {"type": "Reset", "afterTokens": 7})
+    raw = asked(paced, chat(tokens=15, n=3))
+    assert raw.reset
+    assert tokens_in(raw) == 7
+    paced.until(running=0)
 
 
 def test_a_whole_answer_is_a_reset(paced: Served) -> None:
