@@ -10,6 +10,7 @@ from typing import Final
 from ghostfleet_operator.kinds.profile import LatencyProfile
 from ghostfleet_operator.kinds.server import SimulatedModelServer
 from ghostfleet_simulator.config import Behaviour, FixedConfig, Listen, Profile, ServerConfig
+from ghostfleet_simulator.engine.timers import check_pace
 from ghostfleet_simulator.problems import InvalidInput
 
 PORT: Final = 8000
@@ -58,9 +59,12 @@ def resolve(server: SimulatedModelServer, find_profile: FindProfile) -> Resolved
     """The configuration of a server; raises `Unresolved`."""
     profile, source = _profile(server, find_profile)
     shared = {name: getattr(server.spec, name) for name in (*FixedConfig.model_fields, *Behaviour.model_fields)}
-    return Resolved(
-        server, ServerConfig(profile=profile, listen=Listen(port=PORT, admin_port=ADMIN_PORT), **shared), source
-    )
+    config = ServerConfig(profile=profile, listen=Listen(port=PORT, admin_port=ADMIN_PORT), **shared)
+    try:
+        check_pace(config.clock, profile)
+    except InvalidInput as error:
+        raise Unresolved(Reason.INVALID, f"the profile does not go with the server's clock: {error}") from None
+    return Resolved(server, config, source)
 
 
 def _profile(server: SimulatedModelServer, find_profile: FindProfile) -> tuple[Profile, ProfileSource]:

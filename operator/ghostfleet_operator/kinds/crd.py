@@ -80,7 +80,8 @@ KINDS: Final = (
         "latencyprofiles",
         "lprof",
         (
-            Column("Backend", ".spec.backend", description="Model of step times in use"),
+            Column("Backend", ".spec.backend", description="Model of times in use"),
+            Column("Evidence", ".spec.evidence", description="Where its numbers come from"),
             Column("Valid", _condition("Valid"), description="Whether the profile can be used"),
             Column("Used-by", ".status.usedBy", "integer", description="Servers that refer to it"),
             _AGE,

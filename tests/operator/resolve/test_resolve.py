@@ -64,3 +64,11 @@ def test_a_profile_that_is_wrong_tells_what_is_wrong_with_it() -> None:
         resolve(server(profileRef={"name": "bad"}), lambda _kind, _name: wrong)
     assert caught.value.reason is Reason.INVALID
     assert caught.value.message == "LatencyProfile 'bad' is invalid: spec.simple.tick: too small"
+
+
+def test_a_profile_that_is_too_fast_for_the_clock_is_told_before_any_pod_has_it() -> None:
+    """No pod would start with it."""
+    with pytest.raises(Unresolved) as caught:
+        resolved(clock={"compression": 50}, profile={"simple": {"interTokenLatency": "20ms"}})
+    assert caught.value.reason is Reason.INVALID
+    assert "clock.compression: 50 leaves 400us between two tokens" in caught.value.message
