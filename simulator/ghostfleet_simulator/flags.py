@@ -31,6 +31,7 @@ from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, valida
 _HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
 _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False, "": None}
 _VLLM_SEED: Final = "PYTHONHASHSEED"
+_VLLM_DEV_MODE: Final = "VLLM_SERVER_DEV_MODE"
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _SHARE_UNITS: Final = 10**9
@@ -142,6 +143,8 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) 
             found[flag] = _Given(value.split() if setting.many else [value], variable)
     if _VLLM_SEED in environ and "hash-seed" not in found:
         found["hash-seed"] = _Given([environ[_VLLM_SEED]], _VLLM_SEED)
+    if environ.get(_VLLM_DEV_MODE) and "server-dev-mode" not in found:
+        found["server-dev-mode"] = _Given([environ[_VLLM_DEV_MODE]], _VLLM_DEV_MODE)
     return found
 
 

@@ -34,6 +34,8 @@ from ghostfleet_simulator.config.failures import (
     HeaderMatch,
     Match,
 )
+from ghostfleet_simulator.config.http import Http
+from ghostfleet_simulator.config.lifecycle import Lifecycle
 from ghostfleet_simulator.config.profile import ApiTiming, Backend, Evidence, Noise, Profile
 from ghostfleet_simulator.config.roofline import CachePrecision, Geometry, Hardware, Precision, RooflineTiming
 from ghostfleet_simulator.config.server import (
@@ -84,8 +86,10 @@ __all__ = [
     "Hardware",
     "HashAlgorithm",
     "HeaderMatch",
+    "Http",
     "KVCache",
     "LatencyCalculator",
+    "Lifecycle",
     "Listen",
     "Live",
     "LiveConfig",

@@ -12,6 +12,8 @@ from ghostfleet_simulator.config.behaviour import Answers
 from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import BatchLimits, Engine, KVCache, ModelSettings, Scheduling
 from ghostfleet_simulator.config.failures import Failures
+from ghostfleet_simulator.config.http import Http
+from ghostfleet_simulator.config.lifecycle import Lifecycle
 from ghostfleet_simulator.config.profile import Profile
 
 
@@ -40,6 +42,9 @@ class Listen(Settings):
     port: Annotated[Port, Flag("port")] = 8000
     """Port of the OpenAI API and of `/metrics`."""
 
+    uds: Annotated[str | None, StringConstraints(min_length=1, max_length=107), Flag("uds")] = None
+    """Path of a Unix socket to listen on in the place of `host` and `port`."""
+
     admin_port: Annotated[Port | None, Flag("admin-port")] = None
     """Port of the admin API; without it there is none."""
 
@@ -67,6 +72,12 @@ class FixedConfig(Settings):
 
     kv_cache: KVCache = Field(default=KVCache(), alias="kvCache")
     """The paged KV cache."""
+
+    http: Http = Http()
+    """What the serving API offers beside generation, and to whom."""
+
+    lifecycle: Lifecycle = Lifecycle()
+    """How long a server takes to start and to wake up."""
 
     clock: ClockSettings = ClockSettings()
     """How fast time passes for the server."""

@@ -87,6 +87,16 @@ class Engine:
             self._scheduler.remove(seq)
         seq.finish_reason = "abort"
 
+    def pause(self) -> None:
+        """Admit nobody until `resume`; what runs goes on as long as there are calls of `advance`."""
+        self._scheduler.admitting = False
+
+    def resume(self, frozen_us: int = 0) -> None:
+        """Admit again; `frozen_us` is how long there was no call of `advance` though there was something to do."""
+        self._scheduler.admitting = True
+        for pacer in self._pacers:
+            pacer.resume(frozen_us)
+
     def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
         """Forget all blocks that are found by their content; False, and nothing is forgotten, while one is in use.
 

@@ -32,6 +32,10 @@ class Pacer(ABC):
         """Become the pacer in use in the place of another one."""
 
     @abstractmethod
+    def resume(self, frozen_us: int) -> None:
+        """Go on after a pause; for its last `frozen_us` nothing moved at all, so all that was due is due later."""
+
+    @abstractmethod
     def leave(self, now_us: int) -> list[Sequence]:
         """Make room for another pacer: what is due stays here until then; the rest that decodes is given back."""
 

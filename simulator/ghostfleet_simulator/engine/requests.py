@@ -47,6 +47,20 @@ class RequestPacer(Pacer):
         for seq in self._scheduler.prefilling:
             seq.due_us = now_us + self._timer.first_token_us(seq.num_tokens - seq.reused, running)
 
+    def resume(self, frozen_us: int) -> None:
+        """What waits is paid for from now on."""
+        self._blocked, self._wake_us = True, None
+        if not frozen_us:
+            return
+        pending = [seq for tick in sorted(self._buckets) for seq in self._buckets[tick] if seq.due_tick == tick]
+        self._buckets.clear()
+        self._ticks.clear()
+        for seq in self._scheduler.prefilling:
+            seq.due_us += frozen_us
+        for seq in pending:
+            seq.due_us += frozen_us
+            self._schedule(seq)
+
     def leave(self, now_us: int) -> list[Sequence]:  # noqa: ARG002 - every decoding sequence has a due time
         """Nothing is given back."""
         return []

@@ -47,6 +47,8 @@ class Scheduler:
         self._reserve = scheduling.reserve_full_isl
         self._watermark = int(float(scheduling.watermark) * cache.blocks)
         self._admissions = count()
+        self.admitting = True
+        """Waiting sequences are admitted; off while generation is paused (vLLM's PAUSED_NEW)."""
         self.waiting = WaitingQueue.of(scheduling.policy)
         self.running: dict[Sequence, None] = {}
         """In the order of admission."""
@@ -127,7 +129,7 @@ class Scheduler:
         admitted = []
         limit = self._longest_part()
         pool = self.pool
-        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
+        while self.admitting and self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             seq = self.waiting.head
             found = self._cache.find(seq) if self._cache is not None and seq.reads_prefix_cache else []
             reused = len(found) * self.block_size

@@ -110,6 +110,11 @@ class Series(Generic[C]):
             self.version += 1
         return found[0]
 
+    def share(self, cell: C, *values: str) -> None:
+        """Expose a cell of another family here as well."""
+        self._cells[values] = (cell, self._now())
+        self.version += 1
+
     def clear(self) -> None:
         """Forget all cells."""
         self._cells.clear()

@@ -19,6 +19,8 @@ class Measures:
     waiting_for_capacity: Scalar
     waiting_deferred: Scalar
     kv_usage: Scalar
+    sleep_state: dict[str, Scalar]
+    """1 for the state the server is in: `awake`, `weights_offloaded`, `discard_all`; for a pause by `/sleep` none."""
 
     prefix_queries: Scalar
     prefix_hits: Scalar

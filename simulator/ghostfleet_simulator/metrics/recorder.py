@@ -15,6 +15,7 @@ from ghostfleet_simulator.metrics.own import OwnMetrics
 from ghostfleet_simulator.metrics.process import ProcessMetrics
 from ghostfleet_simulator.metrics.render import Exposition
 from ghostfleet_simulator.metrics.requests import RequestLog, RequestRecord
+from ghostfleet_simulator.metrics.sleep import SleepOperations
 from ghostfleet_simulator.metrics.vllm import Dialect
 
 
@@ -48,6 +49,7 @@ class ServerMetrics:
             with_created=_created_wanted() if with_created is None else with_created,
             refresh=process.refresh,
         )
+        self.sleep_operations = SleepOperations(self._exposition.add, now)
 
     # --- the engine ------------------------------------------------------------------------------
 
@@ -163,6 +165,15 @@ class ServerMetrics:
     ) -> None:
         """An HTTP response has ended. `handler` is the route's path, `none` for a path that has no route."""
         self.http.observe(handler, method, status, request_bytes, response_bytes, seconds)
+
+    def on_sleep(self, state: str | None) -> None:
+        """The engine is now `awake`, `weights_offloaded` or `discard_all`; for None vLLM shows none of them."""
+        for name, cell in self.measures.sleep_state.items():
+            cell.value = int(name == state)
+
+    def on_refused(self, sequences: int) -> None:
+        """The engine turned sequences away because generation is paused; vLLM counts them as failed."""
+        self.measures.finished["error"].value += sequences
 
     def set_profile(self, revision: int, live_hash: str) -> None:
         """A configuration came into force."""

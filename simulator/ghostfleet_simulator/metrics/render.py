@@ -148,8 +148,13 @@ class Exposition:
     """The text of a set of families, in their order."""
 
     def __init__(self, series: Iterable[AnySeries], *, with_created: bool, refresh: Callable[[], None]) -> None:
+        self._with_created = with_created
         self._families = [_FamilyText(one, with_created) for one in series]
         self._refresh = refresh
+
+    def add(self, series: AnySeries) -> None:
+        """Expose a family that came into being later."""
+        self._families.append(_FamilyText(series, self._with_created))
 
     def render(self) -> bytes:
         """The exposition; `refresh` is called first, for cells that are read rather than written as things happen."""

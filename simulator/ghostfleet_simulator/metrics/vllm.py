@@ -23,6 +23,7 @@ from ghostfleet_simulator.metrics.families import (
     scalars,
 )
 from ghostfleet_simulator.metrics.measures import Measures
+from ghostfleet_simulator.versions import Conduct
 
 _ENGINE: Final = ("model_name", "engine")
 _US: Final = 1_000_000
@@ -87,7 +88,7 @@ SLEEP_STATE = _gauge(
     "engine_sleep_state",
     "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; weights_offloaded = 1 "
     "means sleep level 1; discard_all = 1 means sleep level 2.",
-    "`awake` is 1, the others are 0.",
+    "With `/sleep`, `/wake_up` and `/release_kv_cache_memory`; `awake` is 1 until then.",
     "sleep_state",
 )
 KV_USAGE = _gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", f"{_STEP} A share, 0 to 1.")
@@ -190,6 +191,12 @@ ITL = _times(
     "With every token but the first of a sequence.",
     _ITL,
 )
+TOKEN_GAP = _times(
+    "time_per_output_token",
+    "Histogram of time per output token in seconds.",
+    "Only up to vLLM 0.12: the same as `vllm:inter_token_latency_seconds`.",
+    _ITL,
+)
 TPOT = _times(
     "request_time_per_output_token",
     "Histogram of time_per_output_token_seconds per request.",
@@ -286,6 +293,20 @@ def cache_config(config: ServerConfig, engine: str) -> dict[str, str]:
     return {label: known.get(label, "None") for label in CACHE_CONFIG.labels}
 
 
+def hidden(conduct: Conduct) -> frozenset[Family]:
+    """The families that a release does not have."""
+    return frozenset(
+        family
+        for there, *families in (
+            (conduct.counts_waiting_by_reason, WAITING_BY_REASON),
+            (conduct.counts_prompt_tokens_by_source, PROMPT_TOKENS_BY_SOURCE, PROMPT_TOKENS_CACHED, PREFILL_COMPUTED),
+            (conduct.counts_cached_by_source, PROMPT_TOKENS_CACHED_BY_SOURCE, REQUEST_NUM_PREEMPTIONS),
+        )
+        if not there
+        for family in families
+    )
+
+
 class Dialect:
     """The series of one engine under vLLM's names; `series` is in the order of vLLM's exposition."""
 
@@ -293,14 +314,21 @@ class Dialect:
         self._labels = (config.model.aliases[0], str(engine))
         self._bounds = token_bounds(config.model.max_model_len)
         self._now = now
+        conduct = config.engine.conduct
+        self._hidden = hidden(conduct)
         self.series: list[AnySeries] = []
         self.measures = self._measures()
+        if conduct.counts_time_per_output_token:
+            gaps = histograms(TOKEN_GAP, now)
+            gaps.share(self.measures.inter_token_latency, *self._labels)
+            self.series.append(gaps)
         info = self._scalars(CACHE_CONFIG)
         info.cell(*cache_config(config, str(engine)).values()).value = 1
 
     def _scalars(self, family: Family) -> Series[Scalar]:
         series = scalars(family, self._now)
-        self.series.append(series)
+        if family not in self._hidden:
+            self.series.append(series)
         return series
 
     def _scalar(self, family: Family) -> Scalar:
@@ -312,13 +340,15 @@ class Dialect:
 
     def _histogram(self, family: Family) -> Histogram:
         series = histograms(family if family.bounds else replace(family, bounds=self._bounds), self._now)
-        self.series.append(series)
+        if family not in self._hidden:
+            self.series.append(series)
         return series.cell(*self._labels)
 
     def _measures(self) -> Measures:
         running, waiting = self._scalar(RUNNING), self._scalar(WAITING)
         reasons = self._split(WAITING_BY_REASON, "capacity", "deferred")
-        self._split(SLEEP_STATE, "awake", "weights_offloaded", "discard_all")["awake"].value = 1
+        sleep_state = self._split(SLEEP_STATE, "awake", "weights_offloaded", "discard_all")
+        sleep_state["awake"].value = 1
         kv_usage = self._scalar(KV_USAGE)
         prefix_queries, prefix_hits = self._scalar(PREFIX_QUERIES), self._scalar(PREFIX_HITS)
         for family in (EXTERNAL_QUERIES, EXTERNAL_HITS, MM_QUERIES, MM_HITS):
@@ -333,6 +363,7 @@ class Dialect:
             waiting=waiting,
             waiting_for_capacity=reasons["capacity"],
             waiting_deferred=reasons["deferred"],
+            sleep_state=sleep_state,
             kv_usage=kv_usage,
             prefix_queries=prefix_queries,
             prefix_hits=prefix_hits,

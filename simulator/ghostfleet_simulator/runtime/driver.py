@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Protocol
 
 from ghostfleet_simulator.config import Profile
 from ghostfleet_simulator.engine.engine import Engine
-from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.engine.sequence import Sequence, Status
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.runtime.clock import Clock
 
@@ -54,18 +55,80 @@ class Driver:
         self._observer = observer
         self._wake_us: int | None = None
         self._idle: asyncio.Event | None = None
+        self._paused = False
+        self._frozen_us: int | None = None
+        """Since when nothing at all is done."""
+        self._closed = False
         clock.attach(self._woken)
 
     def now_us(self) -> int:
         """The present on the engine's clock."""
         return self._clock.now_us()
 
-    async def idle(self, seconds: float) -> None:
-        """Wait until no sequence is left in the engine, at most `seconds`."""
-        if self._engine.sequences and seconds > 0:
-            self._idle = asyncio.Event()
+    async def idle(self, seconds: float | None = None) -> None:
+        """Wait until no sequence is left that could go on, at most `seconds`."""
+        if self._has_work and (seconds is None or seconds > 0):
+            if self._idle is None:
+                self._idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), seconds)
+
+    @property
+    def _has_work(self) -> bool:
+        if self._frozen_us is not None:
+            return False
+        return bool(self._engine.running if self._paused else self._engine.sequences)
+
+    def _tell_idle(self) -> None:
+        if self._idle is not None and not self._has_work:
+            self._idle.set()
+            self._idle = None
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Every sequence that has not ended."""
+        return self._engine.sequences
+
+    def pause(self, *, freeze: bool) -> None:
+        """Admit nobody until `resume`; with `freeze` what runs stands still, else it goes on (vLLM's PAUSED_ALL, _NEW).
+
+        Sequences that come meanwhile wait, and nothing tells of them: a paused engine makes no step, so its gauges
+        keep their values.
+        """
+        self.resume()
+        self._engine.pause()
+        self._paused = True
+        if freeze:
+            self._frozen_us, self._wake_us = self._clock.now_us(), None
+            self._clock.set_alarm(None)
+            self._tell_idle()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if not self._paused:
+            return
+        now_us = self._clock.now_us()
+        self._engine.resume(0 if self._frozen_us is None else now_us - self._frozen_us)
+        self._paused, self._frozen_us = False, None
+        self._soon(now_us)
+
+    def close(self) -> None:
+        """Take no more sequences: each one ends at once with finish reason `abort`."""
+        self._closed = True
+
+    def reset_prefix_cache(self, *, reset_running_requests: bool) -> bool:
+        """Forget the prefix cache, as `Engine.reset_prefix_cache` says; whether it was forgotten."""
+        done = self._engine.reset_prefix_cache(reset_running_requests=reset_running_requests)
+        self._soon(self._clock.now_us())
+        return done
+
+    def abort(self, chosen: Callable[[Sequence], bool]) -> None:
+        """End the chosen sequences at the wish of an operator; their clients are told `abort`, vLLM counts them not."""
+        for seq in self._engine.sequences:
+            if chosen(seq):
+                self._abort(seq)
+                seq.owner.finish()
+                self._observer.on_aborted(seq, self._clock.now_us())
 
     def abort_all(self) -> None:
         """End every sequence; its output is told that it finished, with finish reason `abort`."""
@@ -77,8 +140,14 @@ class Driver:
     def submit(self, seq: Sequence) -> None:
         """Queue a sequence whose `owner` is an `Output`; it is admitted in the pass that follows at once."""
         now_us = self._clock.now_us()
+        if self._closed:
+            seq.status, seq.finish_reason = Status.FINISHED, "abort"
+            seq.owner.finish()
+            self._observer.on_finished(seq, now_us)
+            return
         self._engine.add(seq, now_us)
-        self._soon(now_us)
+        if not self._paused or self._engine.running:
+            self._soon(now_us)
 
     def abandon(self, seq: Sequence) -> None:
         """End a sequence whose client is gone; nothing if it has ended. vLLM counts no such request as finished."""
@@ -110,7 +179,7 @@ class Driver:
         self._soon(self._clock.now_us())
 
     def _soon(self, now_us: int) -> None:
-        if self._wake_us is None or self._wake_us > now_us:
+        if self._frozen_us is None and (self._wake_us is None or self._wake_us > now_us):
             self._wake_us = now_us
             self._clock.set_alarm(now_us)
 
@@ -133,7 +202,6 @@ class Driver:
                 observer.on_first_token(seq, there_us)
             for seq in step.finished:
                 observer.on_finished(seq, there_us)
-        if self._idle is not None and not engine.running and not engine.waiting:
-            self._idle.set()
+        self._tell_idle()
         # An output may have submitted or aborted meanwhile and thus asked for an earlier pass.
         self._clock.set_alarm(self._wake_us)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Final, Protocol
@@ -24,6 +25,7 @@ from ghostfleet_simulator.runtime.driver import Driver, Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.held import Held
 from ghostfleet_simulator.runtime.process_faults import ProcessFaults
+from ghostfleet_simulator.runtime.standby import Standby
 from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
 from ghostfleet_simulator.text.answer import Answer, Answers, EchoAnswers, RandomAnswers
 from ghostfleet_simulator.text.detokenize import Detokenizer
@@ -64,10 +66,10 @@ class SimulatedServer:
         """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
         self.metrics = ServerMetrics(config)
         self.faults = FaultInjector(config.seed)
-        self.held = Held()
+        self.held = Held(float(config.clock.compression))
         """Injected failures that are under way with an answer."""
         self._flapping = Flapping()
-        self._process_faults = ProcessFaults(self.metrics.count_fault)
+        self._process_faults = ProcessFaults(self.metrics.count_fault, float(config.clock.compression))
         self.started = False
         """Serving."""
         self.draining = False
@@ -76,6 +78,8 @@ class SimulatedServer:
         self._engine = Engine(config, entropy=os.urandom(32))
         self._clock = clock or WallClock(compression=Fraction(str(config.clock.compression)))
         self._driver = Driver(self._engine, self._clock, self.metrics)
+        self.standby = Standby(self._driver, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
+        """Pause and sleep."""
         self._requests = 0
         self._ways: dict[AnswerMode, Answers] = {}
         self.in_force = self._first_state(document or Document.of(config))
@@ -197,6 +201,24 @@ class SimulatedServer:
         generation.begin(prompts)
         return generation
 
+    def abort(self, request_ids: Iterable[str] | None) -> int:
+        """End requests, by the ids in their answers, or all of them; how many were meant, as vLLM counts them.
+
+        Their clients get finish reason `abort`.
+        """
+        if request_ids is None:
+            names = [seq.id for seq in self._driver.sequences]
+            self._driver.abort(lambda _: True)
+            return len(names) + len({parent for name in names if (parent := _parent(name)) != name})
+        wanted = list(request_ids)
+        ids = frozenset(wanted)
+        self._driver.abort(lambda seq: seq.id in ids or _parent(seq.id) in ids)
+        return len(wanted)
+
+    def reset_prefix_cache(self, *, reset_running_requests: bool) -> bool:
+        """Forget the prefix cache; False while blocks are in use. Running requests may be preempted for it."""
+        return self._driver.reset_prefix_cache(reset_running_requests=reset_running_requests)
+
     # --- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -218,8 +240,12 @@ class SimulatedServer:
         self.draining = True
 
     async def shut_down(self, grace_seconds: float) -> None:
-        """Drain for at most `grace_seconds`, then abort what still runs (its clients get finish reason `abort`)."""
+        """Drain for at most `grace_seconds`, then abort what still runs; clients get the finish reason `abort`.
+
+        So do those whose requests come from now on, at once.
+        """
         self.drain()
+        self._driver.close()
         await self._driver.idle(grace_seconds)
         self._driver.abort_all()
         self.held.stop()
@@ -228,6 +254,12 @@ class SimulatedServer:
         """Release the clock, and what injected failures have taken."""
         self._process_faults.close()
         self._clock.close()
+
+
+def _parent(name: str) -> str:
+    """Id of the request that a sequence belongs to: of several answers to one prompt each has a number before it."""
+    number, _, rest = name.partition("_")
+    return rest if rest and number.isdigit() else name
 
 
 def _write_atomically(path: Path, text: str) -> None:
