@@ -59,7 +59,7 @@ paths of settings that wait for a restart. |
 | `PATCH /admin/config` | Takes over some live fields, a JSON merge patch (RFC 7396); answers as `PUT` does. |
 | `GET /admin/state` | What runs: revision, hash, hash of what needs a restart, readiness, counters, queue, cache use. |
 | `GET /admin/requests?limit=` | The last requests, the newest first; at most 256. |
-| `GET /admin/ready` | 200, or 503 while starting or draining. |
+| `GET /admin/ready` | 200, or 503 while starting or draining, or when `Unready` is injected. |
 | `POST /admin/drain` | 202; readiness goes, running requests go on. |
 
 A document is `{{"revision": 7, "hash": "sha256:...", "config": {{...}}}}`: the whole configuration, a number that only
@@ -74,7 +74,8 @@ counts as the next one if its live part differs.
 The same document can lie in the file of `--config`; a change of the file is taken over by the same rule.
 
 What is in force is told by `GET /admin/state`, by the metric `ghostfleet_profile_info` and by the header
-`x-ghostfleet-revision` of every response; an injected failure by the header `x-ghostfleet-fault`.
+`x-ghostfleet-revision` of every response; an injected failure by the header `x-ghostfleet-fault`. What can be injected
+is in [faults.md](faults.md).
 """
 
 _METRICS: Final = """\

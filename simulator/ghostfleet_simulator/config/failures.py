@@ -177,7 +177,7 @@ class Failure(Settings):
     """Time in which `Unready` comes and goes once; without it, the server is not ready for good."""
 
     duty: Probability | None = None
-    """Share of each `period` in which the server is not ready, at its beginning; `50%` if not given."""
+    """Share of each `period` in which the server is not ready, at its end; `50%` if not given."""
 
     growth: Size | None = None
     """Memory that `MemoryGrowth` takes per second; required there."""

@@ -25,4 +25,4 @@ def _away(failure: Failure, seconds: float) -> bool:
     if failure.period is None:
         return True
     period = failure.period.seconds
-    return seconds % period < period * (0.5 if failure.duty is None else float(failure.duty))
+    return seconds % period >= period * (1 - (0.5 if failure.duty is None else float(failure.duty)))

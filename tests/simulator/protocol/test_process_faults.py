@@ -43,7 +43,7 @@ def steady(serve: Serve) -> Served:
 
 
 def test_readiness_flaps_with_its_period(steady: Served) -> None:
-    """Not ready for 30 % of each period, from its beginning; the server serves all the time, and probes are counted."""
+    """Not ready for the last 30 % of each period; the server serves all the time, and probes are counted."""
     inject(steady, {"type": "Unready", "period": "1s", "duty": "30%"})
     began, seen = time.monotonic(), []
     while time.monotonic() - began < 3:
@@ -55,9 +55,9 @@ def test_readiness_flaps_with_its_period(steady: Served) -> None:
         time.sleep(0.01)
     # Away from the edges by what a busy machine may be late.
     for at, status in seen:
-        if 0.08 < at % 1 < 0.22:
+        if 0.78 < at % 1 < 0.92:
             assert status == 503, at
-        elif 0.38 < at % 1 < 0.92:
+        elif 0.08 < at % 1 < 0.62:
             assert status == 200, at
     assert {status for _, status in seen} == {200, 503}
     assert httpx.post(f"{steady.url}{CHAT}", json=body()).status_code == 200
