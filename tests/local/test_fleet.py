@@ -350,7 +350,7 @@ def test_an_address_that_is_taken_is_passed_over(make_fleet: MakeFleet) -> None:
     assert {model_of(url) for url in urls} == {"one", "two"}
 
 
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("example", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_example_works_as_it_is(example: Path, make_fleet: MakeFleet) -> None:
     """Each file in examples/ starts, and each of its replicas answers or fails as it says."""
     fleet = make_fleet(example.read_text())

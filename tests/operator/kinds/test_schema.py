@@ -293,7 +293,7 @@ def test_the_api_version_is_the_kinds_own() -> None:
     assert {schema["properties"]["apiVersion"]["description"] for schema in SCHEMAS.values()} == {f"`{API_VERSION}`."}
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_is_accepted_by_a_cluster_and_a_laptop_alike(path: Path) -> None:
     objects = list(yaml.safe_load_all(path.read_text()))
     profiles = {found["metadata"]["name"] for found in objects if found["kind"] == "LatencyProfile"}
