@@ -85,11 +85,12 @@ class Scheduler:
 
         All of their blocks are full. Returns the preempted ones, who may be among them.
         """
+        in_turn = sorted(sequences, key=_order)
         if self._cache is not None:
-            for seq in sequences:
+            for seq in in_turn:
                 self._cache.store(seq, seq.num_tokens - 1)
         preempted: list[Sequence] = []
-        for seq in sorted(sequences, key=_order):
+        for seq in in_turn:
             if seq.status is Status.RUNNING:  # not preempted for the sake of another one
                 preempted += self._allocate(seq, seq.num_tokens)
                 if seq.blocks:
