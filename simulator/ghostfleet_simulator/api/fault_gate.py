@@ -31,7 +31,7 @@ _ENDPOINTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """What the router leaves in the scope for those who count by route."""
+    """What the router leaves in the scope for those who count by route; here a request may not come to it."""
 
     path: str
 
@@ -60,8 +60,8 @@ class FaultGate:
             await self._app(scope, receive, send)
             return
         server.metrics.count_fault(failure.type)
+        scope["route"] = _Route(path)
         if told := error_of(failure, server.config.model.aliases[0]):
-            scope["route"] = _Route(path)
             await _answer(*told)(scope, receive, send)
         else:
             await self._perform(failure, scope, receive, send)

@@ -114,7 +114,8 @@ def test_the_token_is_in_the_secret_and_nowhere_else() -> None:
 
 def test_a_live_change_leaves_the_deployment_as_it_is() -> None:
     """Profile, failures and answers reach pods without a restart: nothing of them is in the pod template."""
-    before, after = made(), made(profile={"simple": {"timeToFirstToken": "1s"}}, answers={"mode": "Echo"})
+    live = {"failures": [{"type": "Unready"}, {"type": "Hang", "name": "one"}], "failureHeaders": True}
+    before, after = made(), made(profile={"simple": {"timeToFirstToken": "1s"}}, answers={"mode": "Echo"}, **live)
     changed = [key for key in before if before[key] != after[key]]
     assert changed == [("ConfigMap", "alpha-config")]
 

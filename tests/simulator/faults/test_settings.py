@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ghostfleet_simulator.config import AT_REQUESTS, BY_RATE, Failure, FailureType, LiveConfig
 from ghostfleet_simulator.problems import InvalidInput, validated
 
+DOCS = Path(__file__).parents[3] / "docs" / "faults.md"
 NEEDED: dict[str, dict[str, Any]] = {
     "HTTPError": {"status": 500},
     "MemoryGrowth": {"growth": "1Mi", "limit": "1Gi"},
@@ -90,6 +94,14 @@ def test_what_cannot_be_is_refused_with_its_path(entries: list[dict[str, Any]], 
     with pytest.raises(InvalidInput) as refused:
         failures(*entries)
     assert str(refused.value).startswith(words)
+
+
+def test_every_example_of_the_documentation_is_valid() -> None:
+    """The YAML in docs/faults.md, and each type that it describes is in some of it."""
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    shown = {failure.type for block in blocks for failure in validated(LiveConfig, yaml.safe_load(block)).failures}
+    alike = {FailureType.INVALID_API_KEY, FailureType.CONTEXT_LENGTH, FailureType.INVALID_REQUEST}
+    assert shown == set(FailureType) - alike - {FailureType.MODEL_NOT_FOUND}
 
 
 def test_failures_with_different_matches_may_add_up_to_more_than_one() -> None:

@@ -121,14 +121,13 @@ def test_a_server_crashes_after_a_time(serve: Serve) -> None:
     assert "Traceback" not in log
 
 
-def test_a_crash_that_was_called_off_does_not_come(serve: Serve) -> None:
+def test_a_crash_that_was_called_off_does_not_come(steady: Served) -> None:
     """Switched off in time, the server lives on."""
-    served = serve()
-    inject(served, {"type": "Crash", "after": "500ms"})
-    inject(served)
+    inject(steady, {"type": "Crash", "after": "500ms"})
+    inject(steady)
     time.sleep(0.8)
-    assert served.process.poll() is None
-    assert served.state()["ready"]
+    assert steady.process.poll() is None
+    assert steady.state()["ready"]
 
 
 def test_a_crash_of_the_configuration_comes_after_every_start(serve: Serve, tmp_path: Any) -> None:
@@ -139,14 +138,13 @@ def test_a_crash_of_the_configuration_comes_after_every_start(serve: Serve, tmp_
     assert served.process.wait(10) == 3
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_request_crashes_the_server(serve: Serve, stream: bool) -> None:
+def test_a_request_crashes_the_server(serve: Serve) -> None:
     """Exit code 1 if nothing else is said; the request that did it gets no answer, one before it did."""
     served = serve()
     inject(served, {"type": "Crash", "match": {"models": ["org/none", "m"], "headers": [{"name": "x-crash"}]}})
-    assert httpx.post(f"{served.url}{CHAT}", json=body(stream=stream)).status_code == 200
+    assert httpx.post(f"{served.url}{CHAT}", json=body()).status_code == 200
     with pytest.raises(httpx.RemoteProtocolError):
-        httpx.post(f"{served.url}{CHAT}", json=body(stream=stream), headers={"x-crash": "now"})
+        httpx.post(f"{served.url}{CHAT}", json=body(), headers={"x-crash": "now"})
     assert served.process.wait(10) == 1
 
 

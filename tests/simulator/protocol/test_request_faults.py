@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -302,7 +303,7 @@ def test_all_choices_of_a_request_break_off_together(paced: Served) -> None:
     inject(paced, {"type": "Truncate", "afterTokens": 7})
     raw = asked(paced, chat(tokens=15, n=3))
     assert raw.data.endswith(b"0\r\n\r\n")
-    assert b"finish_reason\":\"length" not in raw.body
+    assert b'finish_reason":"length' not in raw.body
     paced.until(running=0)
     inject(paced, {"type": "Reset", "afterTokens": 7})
     raw = asked(paced, chat(tokens=15, n=3))
@@ -388,9 +389,13 @@ def test_scrapes_and_probes_are_slow(paced: Served, path: str, endpoint: str) ->
 def test_a_scrape_that_hangs_ends_with_its_client(paced: Served, path: str, endpoint: str) -> None:
     """It never answers; when the scraper leaves, or the failure is switched off, nothing of it is left."""
     inject(paced, {"type": "Hang", "match": {"endpoints": [endpoint]}})
+    open_files = Path(f"/proc/{paced.process.pid}/fd")
+    before = len(list(open_files.iterdir()))
     for _ in range(3):
         with pytest.raises(httpx.ReadTimeout):
             httpx.get(f"{paced.url}{path}", timeout=0.3)
+    paced.until(running=0)
+    assert len(list(open_files.iterdir())) <= before + 1, "the connections of scrapers that left are closed"
     with sent(paced, None, path) as link:
         assert silence(link, 0.3) == b""
         inject(paced)
@@ -416,6 +421,12 @@ def test_other_endpoints_break_as_well(paced: Served) -> None:
     assert (raw.data, raw.reset) == (b"", True)
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.get(f"{paced.url}/version")
+    inject(paced, {"type": "HTTPError", "status": 502, "match": {"endpoints": ["Models", "Tokenize"]}})
+    assert httpx.get(f"{paced.url}/v1/models").status_code == 502
+    assert httpx.post(f"{paced.url}/tokenize", json={"prompt": "x"}).status_code == 502
+    counts = httpx.get(f"{paced.url}/metrics").text
+    assert 'http_requests_total{handler="/v1/models",method="GET",status="5xx"} 2' in counts
+    assert 'http_requests_total{handler="/tokenize",method="POST",status="5xx"} 1' in counts
     assert asked(paced, chat(tokens=3)).frames[-1] == "data: [DONE]"
 
 
