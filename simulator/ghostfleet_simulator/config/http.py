@@ -23,7 +23,7 @@ def _listed(raw: Any) -> Any:
 
 
 _Word = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-_Words = Annotated[tuple[_Word, ...], BeforeValidator(_listed), Field(max_length=64)]
+_Words = Annotated[tuple[_Word, ...], Field(max_length=64), BeforeValidator(_listed)]
 
 
 class Http(Settings):
