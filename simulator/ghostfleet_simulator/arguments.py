@@ -47,8 +47,11 @@ class Setting:
 PROCESS_OPTIONS: Final = (
     Setting("config", help="YAML or JSON file: settings as in a custom resource, a document, or flag names as keys."),
     Setting(RATE_FLAG, help="Per cent of the requests that fail, 0 to 100.", default="0"),
-    Setting(TYPES_FLAG, many=True, help="Failures to inject, in equal shares; without any, the six of llm-d-inference-sim."),
+    Setting(
+        TYPES_FLAG, many=True, help="Failures to inject, in equal shares; without any, the six of llm-d-inference-sim."
+    ),
     Setting("admin-token-file", help="File with the bearer token of the admin API."),
+    Setting("api-key", many=True, help="Keys of which requests to the API must bring one; also from VLLM_API_KEY."),
     Setting("live-file", help="File in which a configuration accepted by the admin API outlives a restart."),
     Setting("log-level", choices=LogLevel, help="Least severity that is logged.", default="info"),
     Setting("log-format", choices=LogFormat, help="How log lines look.", default="text"),
@@ -233,8 +236,8 @@ class _Scanner:
 
 
 def unknown_flag(spelling: str, known: Mapping[str, Setting], foreign: Mapping[str, ForeignFlag]) -> Problem:
-    """The problem of a flag that nothing knows; names the flag it is nearest to, one that means something first."""
-    guess = nearest(spelling, [f"--{name}" for name in known]) or nearest(spelling, foreign)
+    """The problem of a flag that nothing knows; names the flag it is nearest to."""
+    guess = nearest(spelling, [*(f"--{name}" for name in known), *foreign])
     return Problem(
         spelling, "unknown flag; " + (f"did you mean {guess}?" if guess else "`ghostfleet serve --help` lists all")
     )

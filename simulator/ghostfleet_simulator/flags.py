@@ -32,6 +32,7 @@ _HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
 _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False, "": None}
 _VLLM_SEED: Final = "PYTHONHASHSEED"
 _VLLM_DEV_MODE: Final = "VLLM_SERVER_DEV_MODE"
+_VLLM_API_KEY: Final = "VLLM_API_KEY"
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _SHARE_UNITS: Final = 10**9
@@ -47,6 +48,8 @@ class Options:
     """The file the configuration came from; followed if it holds a document with a revision."""
     admin_token_file: Path | None = None
     """File whose content clients of the admin API must present as bearer token."""
+    api_keys: tuple[str, ...] = ()
+    """Keys of which a request to the serving API must bring one as bearer token; without any it needs none."""
     live_file: Path | None = None
     """File that keeps the document in force over restarts of the process."""
 
@@ -145,6 +148,8 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) 
         found["hash-seed"] = _Given([environ[_VLLM_SEED]], _VLLM_SEED)
     if environ.get(_VLLM_DEV_MODE) and "server-dev-mode" not in found:
         found["server-dev-mode"] = _Given([environ[_VLLM_DEV_MODE]], _VLLM_DEV_MODE)
+    if _VLLM_API_KEY in environ and "api-key" not in found:
+        found["api-key"] = _Given([environ[_VLLM_API_KEY]], _VLLM_API_KEY)
     return found
 
 
@@ -323,6 +328,7 @@ def _options(given: Mapping[str, _Given], known: Mapping[str, Setting]) -> Optio
         config_path=path("config"),
         admin_token_file=path("admin-token-file"),
         live_file=path("live-file"),
+        api_keys=tuple(key for key in given["api-key"].values if key) if "api-key" in given else (),
     )
 
 

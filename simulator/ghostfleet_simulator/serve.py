@@ -75,7 +75,7 @@ async def _serve(config: ServerConfig, document: Document | None, options: Optio
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     grace = listen.shutdown_timeout_seconds
-    api = _listener(build_app(server), grace + 5)
+    api = _listener(build_app(server, options.api_keys), grace + 5)
     admin = _listener(build_admin(server, options.admin_token_file), 1) if "admin_port" in sockets else None
     async with AsyncExitStack() as stack:
         stack.callback(server.close)

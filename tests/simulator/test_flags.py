@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from ghostfleet_simulator.arguments import Arity, foreign_flags, settings
-from ghostfleet_simulator.config import TYPED_ERRORS, AnswerMode, FailureType, LatencyCalculator, LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.config import (
+    TYPED_ERRORS,
+    AnswerMode,
+    FailureType,
+    LatencyCalculator,
+    LogFormat,
+    LogLevel,
+    ServerConfig,
+)
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.flags import load
 from ghostfleet_simulator.problems import InvalidInput
@@ -130,7 +138,7 @@ def test_process_options() -> None:
         ["--tensor-parallel-size", "2"],
         ["-tp", "2"],
         ["-tp=2"],
-        ["--api-key", "a", "b"],
+        ["--lora-target-modules", "a", "b"],
         ["--hf-token"],
         ["--kv-events-config", '{"topic": "x"}'],
         ["--kv-events-config.topic", "x"],

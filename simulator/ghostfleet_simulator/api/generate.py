@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from ghostfleet_simulator.api import preflight, schema
+from ghostfleet_simulator.api.admission import check_admission
 from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.injected import FAULT_HEADER, error_of, not_understood
 from ghostfleet_simulator.api.mishap import Mishap
@@ -48,6 +49,8 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
         if fault is not None and (told := error_of(fault, model)):
             server.metrics.on_fault(fault.type, request.headers.get("x-request-id", ""), model)
             return failure(*told)
+        facts.check_model(parsed.model)
+        check_admission(server, parsed.n or 1)
         work = await off_loop_if_large(body, judge, parsed, facts, request.headers)
         response = EventStream if work.stream else WholeAnswer
         if fault is None or work.rejection is not None:

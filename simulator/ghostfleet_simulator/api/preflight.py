@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ghostfleet_simulator.api.errors import ApiError, bad_request, unknown_model, validation_error
@@ -20,9 +20,9 @@ from ghostfleet_simulator.api.requests import (
     GenerationRequest,
     TokenizeChatRequest,
 )
-from ghostfleet_simulator.api.sampling import late_problem, verified
-from ghostfleet_simulator.config import ModelSettings
-from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
+from ghostfleet_simulator.api.sampling import is_greedy, late_problem, verified
+from ghostfleet_simulator.config import Api, FixedConfig
+from ghostfleet_simulator.runtime.work import Details, Kind, Prompt, Work
 from ghostfleet_simulator.text.chat import ChatError
 from ghostfleet_simulator.text.tokenizer import NotText, Tokenizer
 
@@ -41,16 +41,18 @@ class Facts:
     tokenizer: Tokenizer
     max_prompt_chars: int
     """No text of more characters fits into `max_model_len` tokens."""
+    settings: Api = field(default_factory=Api)
     ranks: int = 1
     """Data-parallel ranks behind this address."""
     new_id: Callable[[], str] = _random_id
     """Makes the id of a request that brings none: 16 hex digits in vLLM."""
 
     @classmethod
-    def of(cls, model: ModelSettings, tokenizer: Tokenizer) -> Facts:
-        """The facts of a server of `model`; reads the whole vocabulary once."""
+    def of(cls, config: FixedConfig, tokenizer: Tokenizer) -> Facts:
+        """The facts of a server; reads the whole vocabulary once."""
         longest = max(len(tokenizer.id_to_token(token_id) or "") for token_id in range(tokenizer.vocab_size))
-        return cls(model.aliases, model.max_model_len, tokenizer, model.max_model_len * longest)
+        model = config.model
+        return cls(model.aliases, model.max_model_len, tokenizer, model.max_model_len * longest, config.api)
 
     def check_model(self, name: str | None) -> None:
         """Raises the 404 of a model that is not served; no name at all means the first."""
@@ -64,7 +66,8 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
     _refuse_tools(request)
     messages = chat_messages(request, facts)
     limits = _Limits(request, facts, request.max_completion_tokens, request.max_tokens)
-    token_ids = limits.checked_tokens(chat_prompt(request, messages, facts))
+    text = chat_prompt(request, messages, facts)
+    token_ids = limits.checked_tokens(text)
     role = "assistant" if request.add_generation_prompt or not messages else str(messages[-1]["role"])
     last = messages[-1] if messages else {"role": "", "content": ""}
     request_id = "chatcmpl-" + _base_id(request, facts, headers)
@@ -73,22 +76,27 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
         id=request_id,
         token_ids=token_ids,
         sampling=sampling,
+        text=text,
         echo=last["content"],
         prefix=last["content"] if request.echo and last["role"] == role else "",
     )
+    # vLLM takes `echo` of a chat for a wish to see the prompt's logprobs.
+    top = request.top_logprobs
+    details = _details(request, facts, top if request.logprobs else None, top if request.echo else None)
     return Work(
         kind=Kind.CHAT,
         id=request_id,
         model=facts.aliases[0],
         prompts=(prompt,),
         stream=bool(request.stream),
-        include_usage=(usage := _usage(request))[0],
+        include_usage=(usage := _usage(request, facts))[0],
         continuous_usage=usage[1],
         role=role,
+        details=details,
         priority=_priority(request, headers),
         cache_salt=request.cache_salt,
         # What is found in the cache is not computed, and so has no logprobs.
-        reads_prefix_cache=request.prompt_logprobs is None,
+        reads_prefix_cache=details.prompt_logprobs is None,
         rejection=_late(request, facts, headers, [token_ids]),
     )
 
@@ -116,19 +124,21 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
             prefix = one if isinstance(one, str) else facts.tokenizer.decode(ids, skip_special_tokens=False)
         sampling = verified(request, most, limits.asked)
         prompts.append(Prompt(id=f"{request_id}-{index}", token_ids=ids, sampling=sampling, prefix=prefix))
+    details = _details(request, facts, request.logprobs, request.logprobs if request.echo else None)
     return Work(
         kind=Kind.COMPLETION,
         id=request_id,
         model=facts.aliases[0],
         prompts=tuple(prompts),
         stream=bool(request.stream),
-        include_usage=(usage := _usage(request))[0],
+        include_usage=(usage := _usage(request, facts))[0],
         continuous_usage=usage[1],
         prompt_only=prompt_only,
+        details=details,
         priority=_priority(request, headers),
         cache_salt=request.cache_salt,
         # What is found in the cache is not computed, and so has no logprobs.
-        reads_prefix_cache=request.prompt_logprobs is None,
+        reads_prefix_cache=details.prompt_logprobs is None,
         rejection=_late(request, facts, headers, tokens),
     )
 
@@ -253,6 +263,28 @@ def _base_id(request: GenerationRequest, facts: Facts, headers: Mapping[str, str
     return request.request_id if "request_id" in request.model_fields_set else facts.new_id()
 
 
+def _details(
+    request: ChatCompletionRequest | CompletionRequest,
+    facts: Facts,
+    logprobs: int | None,
+    prompt_logprobs: int | None,
+) -> Details:
+    """`prompt_logprobs` is what the request's own field, where it says nothing, is taken to be."""
+    ids, as_ids = request.logprob_token_ids, request.return_tokens_as_token_ids
+    settings = facts.settings
+    return Details(
+        logprobs=logprobs,
+        logprob_token_ids=tuple(ids) if ids else None,
+        prompt_logprobs=prompt_logprobs if request.prompt_logprobs is None else request.prompt_logprobs,
+        greedy=is_greedy(request),
+        as_token_ids=settings.return_tokens_as_token_ids if as_ids is None else as_ids,
+        token_ids=bool(request.return_token_ids),
+        prompt_text=isinstance(request, ChatCompletionRequest) and bool(request.return_prompt_text),
+        echo=isinstance(request, CompletionRequest) and bool(request.echo),
+        interval=max(request.stream_interval or 1, settings.stream_interval),
+    )
+
+
 def _priority(request: GenerationRequest, headers: Mapping[str, str]) -> int:
     try:
         return int(headers.get("x-vllm-priority", request.priority))
@@ -260,7 +292,9 @@ def _priority(request: GenerationRequest, headers: Mapping[str, str]) -> int:
         return request.priority
 
 
-def _usage(request: GenerationRequest) -> tuple[bool, bool]:
+def _usage(request: GenerationRequest, facts: Facts) -> tuple[bool, bool]:
+    if facts.settings.enable_force_include_usage:
+        return True, True
     options = request.stream_options
     include = options is not None and bool(options.include_usage)
     return include, include and options is not None and bool(options.continuous_usage_stats)
@@ -280,6 +314,7 @@ def _late(
         request,
         prompts,
         vocab_size=facts.tokenizer.vocab_size,
+        max_logprobs=facts.settings.max_logprobs,
         max_model_len=facts.max_model_len,
         rank=int(rank) if rank is not None and rank.strip().lstrip("+-").isdigit() else None,
         ranks=facts.ranks,

@@ -16,8 +16,6 @@ from ghostfleet_simulator.runtime.work import Sampling
 
 MAX_N: Final = 16384
 """vLLM's VLLM_MAX_N_SEQUENCES."""
-MAX_LOGPROBS: Final = 20
-"""vLLM's `--max-logprobs`."""
 MAX_LOGPROB_TOKEN_IDS: Final = 128
 
 _GREEDY_BELOW: Final = 1e-5
@@ -40,6 +38,11 @@ def verified(request: GenerationRequest, max_tokens: int, asked: int | None) -> 
         n=_count(request),
         seed=None if request.seed == -1 else request.seed,
     )
+
+
+def is_greedy(request: GenerationRequest) -> bool:
+    """Whether the most likely token is taken every time."""
+    return request.temperature is not None and request.temperature < _GREEDY_BELOW
 
 
 def _count(request: GenerationRequest) -> int:
@@ -80,7 +83,7 @@ def _problems(request: GenerationRequest, max_tokens: int) -> Iterator[ApiError]
     if any(not word for word in request.bad_words):
         unique = list(dict.fromkeys(request.bad_words))
         yield validation_error(f"bad_words cannot contain an empty string. Got bad_words={unique}")
-    if request.temperature is not None and request.temperature < _GREEDY_BELOW and n > 1:
+    if is_greedy(request) and n > 1:
         yield validation_error(f"n must be 1 when using greedy sampling, got {n}.")
 
 
@@ -130,6 +133,7 @@ def late_problem(
     prompts: Sequence[Sequence[int]],
     *,
     vocab_size: int,
+    max_logprobs: int,
     max_model_len: int,
     rank: int | None,
     ranks: int,
@@ -139,7 +143,7 @@ def late_problem(
     By then a stream has begun, so there it is an error frame and not a status.
     """
     found = [
-        *_logprob_problems(request, vocab_size),
+        *_logprob_problems(request, vocab_size, vocab_size if max_logprobs < 0 else max_logprobs),
         *_token_id_problems(request, vocab_size),
     ]
     if rank is not None and not 0 <= rank < ranks:
@@ -149,7 +153,7 @@ def late_problem(
     return found[0] if found else None
 
 
-def _logprob_problems(request: GenerationRequest, vocab_size: int) -> Iterator[ApiError]:
+def _logprob_problems(request: GenerationRequest, vocab_size: int, most: int) -> Iterator[ApiError]:
     ids = request.logprob_token_ids or None
     if ids is not None:
         wanted = None
@@ -157,9 +161,9 @@ def _logprob_problems(request: GenerationRequest, vocab_size: int) -> Iterator[A
         wanted = request.top_logprobs if request.logprobs else None
     else:
         wanted = request.logprobs if isinstance(request, CompletionRequest) else None
-    if wanted and (count := vocab_size if wanted == -1 else wanted) > MAX_LOGPROBS:
+    if wanted and (count := vocab_size if wanted == -1 else wanted) > most:
         yield validation_error(
-            f"Requested sample logprobs of {count}, which is greater than max allowed: {MAX_LOGPROBS}",
+            f"Requested sample logprobs of {count}, which is greater than max allowed: {most}",
             "logprobs",
             count,
         )
@@ -173,9 +177,9 @@ def _logprob_problems(request: GenerationRequest, vocab_size: int) -> Iterator[A
             )
         yield from _outside("logprob_token_ids", ids, vocab_size)
     wanted = request.prompt_logprobs
-    if wanted and (count := vocab_size if wanted == -1 else wanted) > MAX_LOGPROBS:
+    if wanted and (count := vocab_size if wanted == -1 else wanted) > most:
         yield validation_error(
-            f"Requested prompt logprobs of {count}, which is greater than max allowed: {MAX_LOGPROBS}",
+            f"Requested prompt logprobs of {count}, which is greater than max allowed: {most}",
             "prompt_logprobs",
             count,
         )

@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ghostfleet_simulator.api.admission import refused_prompt
 from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.keep_alive import KeepAlive
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import Connection, connection_of
-from ghostfleet_simulator.api.responses import DONE, Chunks, chunks_for, escaped
-from ghostfleet_simulator.api.whole import usage_of
+from ghostfleet_simulator.api.responses import DONE, NOTHING, Chunks, Told, chunks_for, escaped
+from ghostfleet_simulator.api.telling import Teller, teller_for, times_of, usage_of
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
@@ -38,12 +40,14 @@ class StreamedChoice:
         "_flow",
         "_generation",
         "_head",
+        "_interval",
         "_opening",
         "_overhead",
         "_plain",
         "_sent",
         "_seq",
         "_tail",
+        "_teller",
         "_write",
     )
 
@@ -56,12 +60,17 @@ class StreamedChoice:
         chunks: Chunks,
         opening: Callable[[], bytes],
         detokenizer: Detokenizer | None,
+        teller: Teller | None,
         *,
+        interval: int,
         plain: bool,
     ) -> None:
         """`opening` gives what precedes the first chunk of the whole stream, once; `detokenizer` is there where stop
-        strings are to be found; with `plain` the chunks of tokens differ in nothing but their text.
+        strings are to be found, `teller` where more than text is told. With `plain` there is a chunk per token, and
+        they differ in nothing but their text; else a chunk has `interval` tokens at least.
         """
+        self._teller = teller
+        self._interval = interval
         self._generation = generation
         self._seq = seq
         self._answer = answer
@@ -89,27 +98,36 @@ class StreamedChoice:
 
     def catch_up(self) -> None:
         """Send all that has been produced since the last chunk, as one chunk."""
-        seq = self._seq
-        if self._sent == seq.produced or seq.finish_reason is not None:
+        seq, sent = self._seq, self._sent
+        new = seq.produced - sent
+        if new == 0 or seq.finish_reason is not None or (sent and new < self._interval):
             return
         fragment = self._new_text(finished=False)
         if (stop_string := self._stop_string) is not None:
             self._generation.stop(seq, stop_string)
-            self._end(fragment)
+            self._end(fragment, sent)
         else:
-            self._frame(self._chunks.token(fragment, seq.produced))
+            self._frame(self._chunks.token(fragment, seq.produced, self._told(sent)))
 
     def finish(self) -> None:
         """Send the chunk that ends the choice; it carries the text of the last token."""
+        sent = self._sent
         fragment = self._new_text(finished=True)
         if (stop_string := self._stop_string) is not None:
             self._seq.finish_reason, self._seq.stop_reason = "stop", stop_string
-        self._end(fragment)
+        self._end(fragment, sent)
 
-    def _end(self, fragment: bytes) -> None:
+    def _end(self, fragment: bytes, sent: int) -> None:
         seq = self._seq
-        self._frame(self._chunks.finish(fragment, seq.finish_reason or "stop", seq.stop_reason, seq.produced))
+        reason, told = seq.finish_reason or "stop", self._told(sent)
+        self._frame(self._chunks.finish(fragment, reason, seq.stop_reason, seq.produced, told))
         self._generation.ended(seq)
+
+    def _told(self, start: int) -> Told:
+        """What comes with the tokens from `start` on."""
+        if self._teller is None:
+            return NOTHING
+        return self._teller.told(self._answer.token_ids(start, self._seq.produced))
 
     @property
     def _stop_string(self) -> str | None:
@@ -153,8 +171,9 @@ class EventStream(Response):
         """Send the response; a client that goes away has its sequences aborted at once."""
         connection = connection_of(scope)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if self._work.rejection is not None:
-            await send({"type": "http.response.body", "body": self._rejected(self._work.rejection) + DONE})
+        rejection = self._work.rejection or refused_prompt(self._server, self._work)
+        if rejection is not None:
+            await send({"type": "http.response.body", "body": self._rejected(rejection) + DONE})
             return
         mishap = self._mishap
         line = connection if mishap is None else mishap.streamed(connection)
@@ -168,8 +187,13 @@ class EventStream(Response):
             # Without stop strings the fragments of an answer are its text, but for a stop token that is to be shown.
             watched = bool(sampling.stop) or sampling.include_stop_str_in_output or not sampling.skip_special_tokens
             stops = self._server.detokenizer(sampling) if watched else None
-            plain = stops is None and not self._work.continuous_usage
-            choice = StreamedChoice(line, generation, seq, answer, chunk, opening, stops, plain=plain)
+            work, details = self._work, self._work.details
+            plain = stops is None and details.plain and not work.continuous_usage
+            teller = teller_for(work, prompt, self._server)
+            interval = details.interval
+            choice = StreamedChoice(
+                line, generation, seq, answer, chunk, opening, stops, teller, interval=interval, plain=plain
+            )
             chunks.append(chunk)
             choices.append(choice)
             return choice if mishap is None else mishap.output(choice, generation, seq)
@@ -192,6 +216,7 @@ class EventStream(Response):
 
         generation = self._server.generate(self._work, self._arrival_us, output)
         connection.on_lost, connection.on_writable = generation.abandon, catch_up
+        keep_alive = self._keep_alive(line, generation)
         try:
             await generation.wait()
         except asyncio.CancelledError:
@@ -199,13 +224,32 @@ class EventStream(Response):
             raise
         finally:
             connection.on_lost = connection.on_writable = None
+            if keep_alive is not None:
+                keep_alive.stop()
             if mishap is not None:
                 mishap.close()
         if mishap is not None and mishap.ended:
             await send({"type": "http.response.body", "body": b""})
             return
-        end = chunks[0].usage(usage_of(self._work, generation)) + DONE if self._work.include_usage else DONE
-        await send({"type": "http.response.body", "body": end})
+        await send({"type": "http.response.body", "body": self._end(chunks[0], generation)})
+
+    def _end(self, chunks: Chunks, generation: Generation) -> bytes:
+        if not self._work.include_usage:
+            return DONE
+        usage = usage_of(self._work, generation, self._server)
+        return chunks.usage(usage, times_of(generation, self._server)) + DONE
+
+    def _keep_alive(self, line: Connection, generation: Generation) -> KeepAlive | None:
+        seconds, mishap = self._server.config.api.sse_keep_alive_seconds, self._mishap
+        if not seconds:
+            return None
+
+        def progress() -> int | None:
+            if line.flow.write_paused or (mishap is not None and mishap.holding):
+                return None
+            return sum(seq.produced for seq in generation.sequences)
+
+        return KeepAlive(seconds, line.transport.write, progress)
 
     def _rejected(self, error: Exception) -> bytes:
         if not isinstance(error, ApiError):

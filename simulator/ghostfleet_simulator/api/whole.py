@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ghostfleet_simulator.api.admission import refused_prompt
 from ghostfleet_simulator.api.injected import cut_short
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import connection_of
-from ghostfleet_simulator.api.responses import Choice, Usage, body_of
+from ghostfleet_simulator.api.responses import NOTHING, Choice, body_of
+from ghostfleet_simulator.api.telling import (
+    LOAD_FORMAT,
+    Teller,
+    load_header,
+    teller_for,
+    times_of,
+    told_of_prompt,
+    usage_of,
+)
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
@@ -28,11 +40,19 @@ class CollectedChoice:
     Its text is made when the sequence has ended, unless stop strings have to be looked for at every token.
     """
 
-    __slots__ = ("_answer", "_detokenizer", "_generation", "_read", "_seq", "_watch", "text")
+    __slots__ = ("_answer", "_detokenizer", "_generation", "_read", "_seq", "_teller", "_watch", "text")
 
     def __init__(
-        self, generation: Generation, seq: Sequence, answer: Answer, detokenizer: Detokenizer, *, watch: bool
+        self,
+        generation: Generation,
+        seq: Sequence,
+        answer: Answer,
+        detokenizer: Detokenizer,
+        teller: Teller | None,
+        *,
+        watch: bool,
     ) -> None:
+        self._teller = teller
         self._generation = generation
         self._seq = seq
         self._answer = answer
@@ -52,6 +72,18 @@ class CollectedChoice:
         if (stop_string := self._feed(finished=True)) is not None:
             self._seq.finish_reason, self._seq.stop_reason = "stop", stop_string
         self._generation.ended(self._seq)
+
+    def choice(self, index: int, work: Work, prompt: Prompt, prompt_logprobs: bytes) -> Choice:
+        """The answer as choice `index` of the body."""
+        seq = self._seq
+        return Choice(
+            index,
+            prompt.prefix + ("" if work.prompt_only else self.text),
+            seq.finish_reason or "abort",
+            seq.stop_reason,
+            NOTHING if self._teller is None else self._teller.told(self._answer.token_ids(0, seq.produced)),
+            prompt_logprobs,
+        )
 
     def _feed(self, *, finished: bool) -> str | None:
         start, self._read = self._read, self._seq.produced
@@ -86,12 +118,14 @@ class WholeAnswer(Response):
         def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, _index: int) -> Output:
             sampling = prompt.sampling
             detokenizer = self._server.detokenizer(sampling)
-            choice = CollectedChoice(generation, seq, answer, detokenizer, watch=bool(sampling.stop))
+            teller = teller_for(work, prompt, self._server)
+            choice = CollectedChoice(generation, seq, answer, detokenizer, teller, watch=bool(sampling.stop))
             choices.append(choice)
             return choice if mishap is None else mishap.output(choice, generation, seq)
 
-        if work.rejection is not None:
-            raise work.rejection
+        rejection = work.rejection or refused_prompt(self._server, work)
+        if rejection is not None:
+            raise rejection
         generation = self._server.generate(work, self._arrival_us, output)
         connection.on_lost = generation.abandon
         try:
@@ -103,30 +137,23 @@ class WholeAnswer(Response):
             connection.on_lost = None
             if mishap is not None:
                 mishap.close()
-        prefixes = [prompt.prefix for prompt in work.prompts for _ in range(prompt.sampling.n)]
-        self.body = body_of(
-            work,
-            [
-                Choice(
-                    index,
-                    prefix + ("" if work.prompt_only else choice.text),
-                    seq.finish_reason or "abort",
-                    seq.stop_reason,
-                )
-                for index, (prefix, choice, seq) in enumerate(zip(prefixes, choices, generation.sequences, strict=True))
-            ],
-            usage_of(work, generation),
-            int(time.time()),
-            self._server.fingerprint,
-        )
+        self.body = self._body(generation, choices)
+        if wanted := Headers(scope=scope).get(LOAD_FORMAT):
+            self.headers.update(load_header(wanted, self._server))
         if mishap is not None and mishap.truncates is not None:
             await cut_short(connection, send, 200, self.raw_headers, self.body, mishap.truncates)
             return
         self.headers["content-length"] = str(len(self.body))
         await super().__call__(scope, receive, send)
 
-
-def usage_of(work: Work, generation: Generation) -> Usage:
-    """Tokens of all prompts, each once however many answers it has, and of all answers."""
-    prompts = sum(len(prompt.token_ids) for prompt in work.prompts)
-    return Usage(prompts, sum(seq.produced for seq in generation.sequences))
+    def _body(self, generation: Generation, choices: Iterable[CollectedChoice]) -> bytes:
+        work, server = self._work, self._server
+        numbered = enumerate(choices)
+        told = []
+        for prompt in work.prompts:
+            logprobs = told_of_prompt(work, prompt, server)
+            told += [
+                choice.choice(index, work, prompt, logprobs) for index, choice in islice(numbered, prompt.sampling.n)
+            ]
+        usage = usage_of(work, generation, server)
+        return body_of(work, told, usage, int(time.time()), server.fingerprint, times_of(generation, server))

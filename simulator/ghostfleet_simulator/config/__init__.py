@@ -7,8 +7,15 @@ start. Flags are vLLM's where vLLM 0.33 has one, else llm-d-inference-sim's.
 
 from __future__ import annotations
 
+from ghostfleet_simulator.config.api import Api
 from ghostfleet_simulator.config.base import Flag, Live, Name, Port, Settings, Switch, Whole, problem
-from ghostfleet_simulator.config.behaviour import AnswerMode, Answers
+from ghostfleet_simulator.config.behaviour import (
+    AnswerLength,
+    AnswerMode,
+    Answers,
+    LengthBucket,
+    LengthDistribution,
+)
 from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import (
     VLLM_VERSION,
@@ -64,8 +71,10 @@ __all__ = [
     "LIVE_FIELDS",
     "TYPED_ERRORS",
     "VLLM_VERSION",
+    "AnswerLength",
     "AnswerMode",
     "Answers",
+    "Api",
     "ApiTiming",
     "Backend",
     "BatchLimits",
@@ -89,6 +98,8 @@ __all__ = [
     "Http",
     "KVCache",
     "LatencyCalculator",
+    "LengthBucket",
+    "LengthDistribution",
     "Lifecycle",
     "Listen",
     "Live",

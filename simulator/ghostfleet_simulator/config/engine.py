@@ -84,6 +84,15 @@ class ModelSettings(Settings):
     max_model_len: Annotated[Whole, Field(ge=16, le=10_485_760), Flag("max-model-len")] = 32768
     """Longest sequence in tokens, prompt and answer together."""
 
+    tokenizer: Annotated[str | None, StringConstraints(min_length=1, max_length=4096), Flag("tokenizer")] = None
+    """Folder with the `tokenizer.json` and `tokenizer_config.json` of the tokenizer; without it the one that comes with
+    the package. Nothing is ever fetched from a hub."""
+
+    chat_template: Annotated[str | None, StringConstraints(min_length=1, max_length=262_144), Flag("chat-template")] = (
+        None
+    )
+    """Chat template in place of the tokenizer's: a file, or the Jinja template itself."""
+
     @property
     def aliases(self) -> tuple[str, ...]:
         """Names that requests may use, the one that is answered first; never empty."""
@@ -130,6 +139,13 @@ class Scheduling(Settings):
 
     reserve_full_isl: Annotated[Switch, Flag("scheduler-reserve-full-isl")] = True
     """A sequence is admitted only if blocks for its whole prompt are free, not just for the first part of it."""
+
+    max_num_queued_reqs: Annotated[Whole | None, Field(ge=0, le=2**31), Flag("max-num-queued-reqs")] = None
+    """Sequences, running and waiting, beyond which requests are turned away with status 503; without it no limit."""
+
+    max_num_queued_tokens: Annotated[Whole | None, Field(ge=0, le=2**53), Flag("max-num-queued-tokens")] = None
+    """Tokens of prompts whose first token has not come, from which on requests are turned away with status 503; without
+    it no limit."""
 
     watermark: Annotated[Probability, Flag("watermark")] = Probability.parse("0")
     """Share of the KV-cache blocks, below 1, that an admission must leave free while other sequences run."""

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from ghostfleet_simulator.config.api import Api
 from ghostfleet_simulator.config.base import Flag, Live, Port, Settings, Switch, Whole, problem
 from ghostfleet_simulator.config.behaviour import Answers
 from ghostfleet_simulator.config.clock import ClockSettings
@@ -78,6 +79,9 @@ class FixedConfig(Settings):
 
     lifecycle: Lifecycle = Lifecycle()
     """How long a server takes to start and to wake up."""
+
+    api: Api = Api()
+    """What the serving API tells, and how it sends it."""
 
     clock: ClockSettings = ClockSettings()
     """How fast time passes for the server."""

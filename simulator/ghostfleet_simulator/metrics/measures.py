@@ -34,6 +34,9 @@ class Measures:
     finished: dict[str, Scalar]
     """Sequences that ended, by finish reason."""
 
+    refused: dict[str, Scalar]
+    """Requests that a queue limit turned away, by the name of the limit."""
+
     iteration_tokens: Histogram
     time_to_first_token: Histogram
     inter_token_latency: Histogram

@@ -124,6 +124,10 @@ class ServerMetrics:
         """The client of a sequence went away. vLLM counts it nowhere; it is among the last requests all the same."""
         self._remember(seq, now_us)
 
+    def on_turned_away(self, limit: str) -> None:
+        """A queue limit, one of `vllm.QUEUE_LIMITS`, turned a request away."""
+        self.measures.refused[limit].value += 1
+
     def on_prompt_done(self, n: int, most_tokens: int) -> None:
         """The last of a prompt's `n` answers ended; the longest had `most_tokens` tokens."""
         self.measures.request_n.observe(n)

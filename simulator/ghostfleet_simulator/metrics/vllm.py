@@ -45,6 +45,10 @@ FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
 """vLLM's finish reasons in the order of its enumeration."""
 
 
+QUEUE_LIMITS: Final = ("max_num_queued_reqs", "max_num_queued_tokens")
+"""The limits that turn requests away, as vLLM names them."""
+
+
 def token_bounds(max_model_len: int) -> tuple[float, ...]:
     """1, 2, 5, 10, ... up to `max_model_len` (vLLM's build_1_2_5_buckets)."""
     bounds = [m * 10**e for e in range(len(str(max_model_len))) for m in (1, 2, 5)]
@@ -150,6 +154,13 @@ PROMPT_TOKENS_CACHED_BY_SOURCE = _counter(
     "source",
 )
 GENERATION_TOKENS = _counter("generation_tokens", "Number of generation tokens processed.", "With every token.")
+ADMISSION_REJECTIONS = Family(
+    "vllm:admission_rejections",
+    Kind.COUNTER,
+    "Number of admission attempts rejected by a queue limit, by reason.",
+    "When a request is answered with 503 because of `maxNumQueuedReqs` or `maxNumQueuedTokens`.",
+    ("model_name", "reason"),
+)
 REQUEST_SUCCESS = _counter("request_success", "Count of successfully processed requests.", _END, "finished_reason")
 
 REQUEST_PROMPT_TOKENS = _counts("request_prompt_tokens", "Number of prefill tokens processed.", _END)
@@ -300,6 +311,7 @@ def hidden(conduct: Conduct) -> frozenset[Family]:
         for there, *families in (
             (conduct.counts_waiting_by_reason, WAITING_BY_REASON),
             (conduct.counts_prompt_tokens_by_source, PROMPT_TOKENS_BY_SOURCE, PROMPT_TOKENS_CACHED, PREFILL_COMPUTED),
+            (conduct.counts_admission_rejections, ADMISSION_REJECTIONS),
             (conduct.counts_cached_by_source, PROMPT_TOKENS_CACHED_BY_SOURCE, REQUEST_NUM_PREEMPTIONS),
         )
         if not there
@@ -344,6 +356,10 @@ class Dialect:
             self.series.append(series)
         return series.cell(*self._labels)
 
+    def _refusals(self) -> dict[str, Scalar]:
+        series = self._scalars(ADMISSION_REJECTIONS)
+        return {limit: series.cell(self._labels[0], limit) for limit in QUEUE_LIMITS}
+
     def _measures(self) -> Measures:
         running, waiting = self._scalar(RUNNING), self._scalar(WAITING)
         reasons = self._split(WAITING_BY_REASON, "capacity", "deferred")
@@ -375,6 +391,7 @@ class Dialect:
             prompt_tokens_cached=cached,
             generation_tokens=self._scalar(GENERATION_TOKENS),
             finished=self._split(REQUEST_SUCCESS, *FINISH_REASONS),
+            refused=self._refusals(),
             request_prompt_tokens=self._histogram(REQUEST_PROMPT_TOKENS),
             request_generation_tokens=self._histogram(REQUEST_GENERATION_TOKENS),
             iteration_tokens=self._histogram(ITERATION_TOKENS),

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
-from ghostfleet_simulator.config import AnswerMode, FailureType, ServerConfig
+from ghostfleet_simulator.config import FailureType, ModelSettings, ServerConfig
 from ghostfleet_simulator.document import Document, InForce, restart_hash
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -27,13 +27,11 @@ from ghostfleet_simulator.runtime.held import Held
 from ghostfleet_simulator.runtime.process_faults import ProcessFaults
 from ghostfleet_simulator.runtime.standby import Standby
 from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
-from ghostfleet_simulator.text.answer import Answer, Answers, EchoAnswers, RandomAnswers
+from ghostfleet_simulator.text.answer import Answer, answers_of
 from ghostfleet_simulator.text.detokenize import Detokenizer
-from ghostfleet_simulator.text.tokenizer import Tokenizer
+from ghostfleet_simulator.text.tokenizer import SHIPPED, Tokenizer
 
 _log = logging.getLogger("ghostfleet.server")
-
-_WAYS: Final = {AnswerMode.ECHO: EchoAnswers, AnswerMode.RANDOM: RandomAnswers}
 
 
 class OutputFactory(Protocol):
@@ -61,7 +59,7 @@ class SimulatedServer:
     ) -> None:
         self.config = config
         """The configuration the server was started with; its live part is in `in_force`."""
-        self.tokenizer = tokenizer or Tokenizer()
+        self.tokenizer = tokenizer or _tokenizer(config.model)
         self.fingerprint = f"vllm-{config.engine.version}-{restart_hash(config)[-8:]}"
         """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
         self.metrics = ServerMetrics(config)
@@ -81,7 +79,6 @@ class SimulatedServer:
         self.standby = Standby(self._driver, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
         """Pause and sleep."""
         self._requests = 0
-        self._ways: dict[AnswerMode, Answers] = {}
         self.in_force = self._first_state(document or Document.of(config))
         check_pace(config.clock, self.in_force.document.config.profile)
         self._take_over()
@@ -125,10 +122,7 @@ class SimulatedServer:
         self.held.use(config.failures)
         self._flapping.use(config.failures, self.now_us() / 1e6)
         self._process_faults.use(config.failures)
-        mode = config.answers.mode
-        if mode not in self._ways:
-            self._ways[mode] = _WAYS[mode](self.tokenizer, self.config.seed)
-        self._answers = self._ways[mode]
+        self._answers = answers_of(config.answers, self.tokenizer, self.config.seed)
         self.metrics.set_profile(self.in_force.revision, self.in_force.document.hash)
 
     # --- generation ------------------------------------------------------------------------------
@@ -146,6 +140,11 @@ class SimulatedServer:
     def waiting(self) -> int:
         """Sequences in the queue."""
         return self._engine.waiting
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of the prompts whose first token has not come."""
+        return sum(len(seq.prompt) for seq in self._engine.sequences if not seq.produced)
 
     @property
     def kv_usage(self) -> float:
@@ -260,6 +259,10 @@ def _parent(name: str) -> str:
     """Id of the request that a sequence belongs to: of several answers to one prompt each has a number before it."""
     number, _, rest = name.partition("_")
     return rest if rest and number.isdigit() else name
+
+
+def _tokenizer(model: ModelSettings) -> Tokenizer:
+    return Tokenizer(model.tokenizer or SHIPPED, chat_template=model.chat_template)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -50,8 +50,39 @@ class Prompt:
     sampling: Sampling
     echo: str | None = None
     """What an echoing server answers: the text of a chat's last message; None is the prompt itself, token for token."""
+    text: str | None = None
+    """The prompt as text, where it was one."""
     prefix: str = ""
     """Text that goes before each answer because the client asked to have its prompt (`echo: true`) returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What the answers of a request tell beside their text, and in what portions."""
+
+    logprobs: int | None = None
+    """Each token of an answer with its logprob, and as many of the most likely ones: -1 is the whole vocabulary."""
+    logprob_token_ids: tuple[int, ...] | None = None
+    """The tokens to tell the logprobs of in place of the most likely ones."""
+    prompt_logprobs: int | None = None
+    """The same of the prompt's tokens."""
+    greedy: bool = False
+    """The token that is said is the most likely one, because the temperature is 0."""
+    as_token_ids: bool = False
+    """Tokens are spelt `token_id:<id>` in logprobs."""
+    token_ids: bool = False
+    """Answers and prompts come with their token ids."""
+    prompt_text: bool = False
+    """Chats come with the prompt that the template made."""
+    echo: bool = False
+    """The tokens of the prompt come before those of the answer (completions)."""
+    interval: int = 1
+    """Tokens of a chunk, at least."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether a stream has a chunk per token that differs from the next in nothing but its text."""
+        return self.logprobs is None and not self.token_ids and self.interval == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +105,7 @@ class Work:
     prompt_only: bool = False
     """The client wants its prompt back and nothing generated (completions, `echo` with `max_tokens: 0`): one token is
     generated and counted, as in vLLM, and its text is not answered."""
+    details: Details = Details()
     priority: int = 0
     """The lowest is served first where the policy of the scheduler asks for it."""
     cache_salt: str | None = None

@@ -9,7 +9,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-from ghostfleet_simulator.text.lengths import SplitMix64, length_of_choice, length_within
+from ghostfleet_simulator.config import AnswerLength, AnswerMode
+from ghostfleet_simulator.config import Answers as AnswerSettings
+from ghostfleet_simulator.text.lengths import Lengths, SplitMix64
 from ghostfleet_simulator.text.pieces import json_fragment
 from ghostfleet_simulator.text.tokenizer import SHIPPED, Tokenizer
 
@@ -165,16 +167,24 @@ class EchoAnswers:
 
 
 class RandomAnswers:
-    """Says sentences picked at random; their number of tokens is distributed as in llm-d-inference-sim (see `lengths`).
+    """Says sentences picked at random; their number of tokens is drawn from `length` (see `lengths`).
 
     With the shipped tokenizer every answer, cut wherever it may be, reads back as the very tokens it was made of, so a
     client that counts tokens by encoding the text again counts what `usage` says (less the end of sequence, which has
     no text).
     """
 
-    __slots__ = ("_ending", "_seed", "_sentences")
+    __slots__ = ("_ending", "_lengths", "_seed", "_sentences")
 
-    def __init__(self, tokenizer: Tokenizer, seed: int, sentences: Sentences | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        seed: int,
+        sentences: Sentences | None = None,
+        *,
+        length: AnswerLength | None = None,
+    ) -> None:
+        self._lengths = Lengths(length or AnswerLength())
         self._sentences = sentences or tokenizer.derived(Sentences)
         self._seed = seed
         self._ending = _Ending(tokenizer, self._sentences.common)
@@ -203,7 +213,7 @@ class RandomAnswers:
         start = rng.next()
         drawn = max_tokens
         if not ignore_eos:
-            drawn = length_within(rng, max_tokens) if max_tokens_given else length_of_choice(rng, max_tokens)
+            drawn = self._lengths.draw(rng, max_tokens, limit_given=max_tokens_given)
         return self._ending.apply(
             lambda: self._sentences.walk(start),
             drawn if drawn == max_tokens else max(drawn - 1, 1),
@@ -213,6 +223,13 @@ class RandomAnswers:
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
         )
+
+
+def answers_of(settings: AnswerSettings, tokenizer: Tokenizer, seed: int) -> Answers:
+    """The way of answering that the settings describe."""
+    if settings.mode is AnswerMode.ECHO:
+        return EchoAnswers(tokenizer)
+    return RandomAnswers(tokenizer, seed, length=settings.length)
 
 
 class Sentences:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
+
+from ghostfleet_simulator.config import AnswerLength, LengthDistribution
 
 _MASK = (1 << 64) - 1
 
@@ -86,3 +89,37 @@ def length_of_choice(rng: SplitMix64, limit: int) -> int:
         drawn = round(MEAN + DEVIATION * rng.normal())
         if 1 <= drawn <= limit:
             return drawn
+
+
+class Lengths:
+    """How long the answers of a server are."""
+
+    __slots__ = ("_ends", "_length", "_mu", "_sigma", "_starts")
+
+    def __init__(self, length: AnswerLength) -> None:
+        self._length = length
+        self._ends = list(accumulate(bucket.weight for bucket in length.buckets))
+        self._starts = [1, *(bucket.up_to + 1 for bucket in length.buckets)]
+        # Of the logarithm, so that mean and deviation are those of the length itself.
+        variance = math.log1p((length.std_dev / length.mean) ** 2)
+        self._sigma = math.sqrt(variance)
+        self._mu = math.log(length.mean) - variance / 2
+
+    def draw(self, rng: SplitMix64, limit: int, *, limit_given: bool) -> int:
+        """Tokens of an answer, from 1 to `limit`, which is the request's if `limit_given`, else the context's."""
+        length = self._length
+        match length.distribution:
+            case LengthDistribution.CONSTANT:
+                drawn = length.mean
+            case LengthDistribution.UNIFORM:
+                drawn = rng.between(length.min, length.max)
+            case LengthDistribution.LOG_NORMAL:
+                exact = math.exp(min(self._mu + self._sigma * rng.normal(), 40.0))
+                drawn = min(max(round(exact), length.min), length.max)
+            case LengthDistribution.HISTOGRAM:
+                at = rng.below(self._ends[-1])
+                bucket = next(index for index, end in enumerate(self._ends) if at < end)
+                drawn = rng.between(self._starts[bucket], length.buckets[bucket].up_to)
+            case _:
+                return length_within(rng, limit) if limit_given else length_of_choice(rng, limit)
+        return min(drawn, limit)

@@ -29,7 +29,8 @@ class Tokenizer:
     that holds no usable tokenizer.
     """
 
-    def __init__(self, folder: Path | str = SHIPPED) -> None:
+    def __init__(self, folder: Path | str = SHIPPED, *, chat_template: str | None = None) -> None:
+        """`chat_template` is a file or a template, in place of the folder's own."""
         from tokenizers import Tokenizer as Backend  # noqa: PLC0415 - loads only where it is needed
         from tokenizers.decoders import ByteLevel  # noqa: PLC0415 - as above
 
@@ -57,7 +58,7 @@ class Tokenizer:
         byte_level = isinstance(self._backend.decoder, ByteLevel)
         self.pieces: Pieces | None = Pieces(self._content, self.special_ids) if byte_level else None
         """Text of single tokens; None where a token's text depends on its neighbours."""
-        self._chat = _chat_template(config, folder)
+        self._chat = _chat_template(config, folder, chat_template)
         self._derived: dict[Any, Any] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -153,10 +154,23 @@ def _eos_token_id(config: dict[str, Any], vocabulary: Mapping[str, int], folder:
     return vocabulary[spelling]
 
 
-def _chat_template(config: dict[str, Any], folder: Path) -> ChatTemplate | None:
+def _given_template(given: str) -> str:
+    """A template from the file that is named, or what is given is one itself, as vLLM tells the two apart."""
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        if any(char in given for char in "{}\n"):
+            return given
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InvalidInput([Problem("model.chatTemplate", f"{given} cannot be read: {reason}")]) from None
+
+
+def _chat_template(config: dict[str, Any], folder: Path, given: str | None) -> ChatTemplate | None:
     source = config.get("chat_template")
     beside = folder / "chat_template.jinja"
-    if beside.is_file():
+    if given is not None:
+        source = _given_template(given)
+    elif beside.is_file():
         source = beside.read_text(encoding="utf-8")
     if source is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,11 +44,11 @@ class _Listener(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _running(server: SimulatedServer) -> AsyncIterator[Running]:
+async def running_server(server: SimulatedServer, api_keys: Sequence[str] = ()) -> AsyncIterator[Running]:
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     api = _Listener(
-        uvicorn.Config(build_app(server), http=StreamingProtocol, ws="none", lifespan="off", log_config=None)
+        uvicorn.Config(build_app(server, api_keys), http=StreamingProtocol, ws="none", lifespan="off", log_config=None)
     )
     task = asyncio.create_task(api._serve([listener]))
     while not api.started:
@@ -75,7 +75,7 @@ async def start(tokenizer: Tokenizer) -> AsyncIterator[Start]:
     """Starts a server with the given blocks of configuration; it echoes and is fast unless they say otherwise."""
     async with AsyncExitStack() as stack:
 
-        async def make(**blocks: Any) -> Running:
+        async def make(*, api_keys: Sequence[str] = (), **blocks: Any) -> Running:
             raw = {
                 "model": {"name": "org/base", "servedNames": ["one", "two"], "maxModelLen": 512},
                 "profile": {"simple": {"timeToFirstToken": 2, "interTokenLatency": 1}},
@@ -83,7 +83,7 @@ async def start(tokenizer: Tokenizer) -> AsyncIterator[Start]:
                 **blocks,
             }
             server = SimulatedServer(validated(ServerConfig, raw), tokenizer=tokenizer)
-            return await stack.enter_async_context(_running(server))
+            return await stack.enter_async_context(running_server(server, api_keys))
 
         yield make
 

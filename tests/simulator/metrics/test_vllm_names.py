@@ -97,7 +97,7 @@ def _families(metrics: ServerMetrics) -> dict[str, prometheus_client.Metric]:
 
 def test_no_family_is_missing_and_none_is_too_many(metrics: ServerMetrics) -> None:
     names = {name for name in _families(metrics) if not name.endswith("_created")}
-    engine = {*_GAUGES, *_COUNTERS, *_HISTOGRAMS, "vllm:cache_config_info"}
+    engine = {*_GAUGES, *_COUNTERS, *_HISTOGRAMS, "vllm:cache_config_info", "vllm:admission_rejections"}
     assert names == engine | _HTTP_AND_PROCESS | _OWN
 
 
@@ -114,6 +114,14 @@ def test_every_gauge_and_counter_is_there_at_zero_before_the_first_request(
     ]
     awake = {"sleep_state": "awake"}
     assert [sample.value for sample in family.samples] == [float(labels == awake) for labels in series]
+
+
+def test_refusals_are_there_at_zero_and_name_no_engine(metrics: ServerMetrics) -> None:
+    """They are made before an engine is chosen."""
+    samples = _families(metrics)["vllm:admission_rejections"].samples
+    assert [(sample.labels, sample.value) for sample in samples] == [
+        ({"model_name": "m", "reason": reason}, 0.0) for reason in ("max_num_queued_reqs", "max_num_queued_tokens")
+    ]
 
 
 @pytest.mark.parametrize(("name", "bounds"), _HISTOGRAMS.items())
