@@ -6,18 +6,20 @@ import logging
 from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.middleware.cors import CORSMiddleware
 
 from ghostfleet_simulator.api.access import ApiKeys, RequestIds
-from ghostfleet_simulator.api.errors import ApiError, internal_error
+from ghostfleet_simulator.api.development import development
+from ghostfleet_simulator.api.errors import ApiError, internal_error, invalid_body
 from ghostfleet_simulator.api.fault_gate import FaultGate
 from ghostfleet_simulator.api.generate import failure, generation
 from ghostfleet_simulator.api.instrumentation import Instrumented
+from ghostfleet_simulator.api.load import Load, LoadTracking
 from ghostfleet_simulator.api.openapi import describe
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.routes import information, tokenization
-from ghostfleet_simulator.config import VLLM_VERSION
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 _log = logging.getLogger("ghostfleet.api")
@@ -29,17 +31,37 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
     With `api_keys` the routes that begin with `/v1` and the like want one of them.
     """
     facts = Facts.of(server.config, server.tokenizer)
-    app = FastAPI(title="Ghostfleet simulated inference server", version=VLLM_VERSION)
-    app.include_router(information(server))
+    http, load = server.config.http, Load()
+    documented = not http.disable_fastapi_docs
+    app = FastAPI(
+        title="Ghostfleet simulated inference server",
+        version=server.config.engine.version,
+        openapi_url="/openapi.json" if documented else None,
+        docs_url="/docs" if documented else None,
+        redoc_url="/redoc" if documented else None,
+    )
+    app.root_path = http.root_path
+    app.include_router(information(server, load))
     app.include_router(tokenization(facts))
     app.include_router(generation(server, facts))
+    if http.development_mode:
+        app.include_router(development(server))
     describe(app)
     app.add_exception_handler(ApiError, _told)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _unexpected)
+    if http.enable_server_load_tracking:
+        app.add_middleware(LoadTracking, load=load)
     app.add_middleware(FaultGate, server=server)
     # The last one added is the outermost: a browser's preflight request is answered before it is counted, as in vLLM.
     app.add_middleware(Instrumented, server=server)
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=http.allowed_origins,
+        allow_credentials=http.allow_credentials,
+        allow_methods=http.allowed_methods,
+        allow_headers=http.allowed_headers,
+    )
     if api_keys:
         app.add_middleware(ApiKeys, keys=api_keys)
     if server.config.api.enable_request_id_headers:
@@ -50,6 +72,11 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
 async def _told(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
     assert isinstance(error, ApiError)  # noqa: S101 - it is registered for nothing else
     return failure(error)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for nothing else
+    return failure(invalid_body(error.errors()))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -77,6 +77,12 @@ def internal_error(message: str = "Internal server error") -> ApiError:
     return ApiError(500, "InternalServerError", message)
 
 
+def paused(*, streamed: bool) -> ApiError:
+    """The answer of an engine whose generation is paused; in a stream, which has begun by then, under another type."""
+    error_type = "InternalServerError" if streamed else "ServiceUnavailableError"
+    return ApiError(503, error_type, "Generation is paused. Please retry after it resumes.")
+
+
 def unavailable(message: str) -> ApiError:
     """A request turned away before it was queued: 503 under the phrase of the status, for load balancers to retry."""
     return ApiError(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 
 from ghostfleet_simulator.api import preflight, schema
 from ghostfleet_simulator.api.admission import check_admission
-from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.errors import ApiError, paused
 from ghostfleet_simulator.api.injected import FAULT_HEADER, error_of, not_understood
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.preflight import Facts
@@ -52,6 +53,9 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
         facts.check_model(parsed.model)
         check_admission(server, parsed.n or 1)
         work = await off_loop_if_large(body, judge, parsed, facts, request.headers)
+        if server.standby.refuses and work.rejection is None:
+            server.metrics.on_refused(work.choices)
+            work = replace(work, rejection=paused(streamed=work.stream))
         response = EventStream if work.stream else WholeAnswer
         if fault is None or work.rejection is not None:
             return response(server, work, arrival_us, {})

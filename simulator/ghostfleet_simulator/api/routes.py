@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from ghostfleet_simulator.api import schema
+from ghostfleet_simulator.api.load import Load
 from ghostfleet_simulator.api.preflight import Facts, chat_messages, chat_prompt, encoded
 from ghostfleet_simulator.api.requests import (
     DETOKENIZE,
@@ -41,7 +42,7 @@ async def off_loop_if_large(body: bytes, work: Callable[P, T], *args: P.args, **
     return await asyncio.to_thread(work, *args, **kwargs)
 
 
-def information(server: SimulatedServer) -> APIRouter:
+def information(server: SimulatedServer, load: Load) -> APIRouter:
     """Health, version, models and metrics of `server`."""
     router = APIRouter()
     model = server.config.model
@@ -56,14 +57,16 @@ def information(server: SimulatedServer) -> APIRouter:
         return JSONResponse({"version": server.config.engine.version})
 
     @router.get("/load")
-    async def load() -> JSONResponse:
+    async def server_load() -> JSONResponse:
         """Requests in progress; vLLM counts them only with `--enable-server-load-tracking`."""
-        return JSONResponse({"server_load": 0})
+        return JSONResponse({"server_load": load.requests})
 
-    @router.get("/kv_event_sources")
-    async def kv_event_sources() -> JSONResponse:
-        """Where KV events are published, by data-parallel rank."""
-        return JSONResponse({})
+    if server.config.engine.conduct.has_kv_event_sources:
+
+        @router.get("/kv_event_sources")
+        async def kv_event_sources() -> JSONResponse:
+            """Where KV events are published, by data-parallel rank."""
+            return JSONResponse({})
 
     @router.get("/v1/models", response_model=schema.ModelList)
     async def models() -> JSONResponse:
