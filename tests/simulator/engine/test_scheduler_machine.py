@@ -109,9 +109,9 @@ class Comparison(RuleBasedStateMachine):
         salt: str | None,
         reads_cache: bool,
     ) -> None:
-        """The last tokens of some prompts are their own; some arrive at the same time."""
+        """The last tokens of some prompts are their own; some arrive together, and their names run backwards."""
         self.clock += not together
-        name = f"{len(self.sequences):03}"
+        name = f"{999 - len(self.sequences)}"
         tokens = [*family[: prompt - min(own, prompt)], *[1000 + len(self.sequences)] * min(own, prompt)]
         said = list(family[prompt : prompt + min(answer, LONGEST - prompt)])
         request = Request(name, tokens, said, priority, self.clock, salt, reads_cache)
