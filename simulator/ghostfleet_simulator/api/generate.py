@@ -12,12 +12,13 @@ from pydantic import BaseModel
 
 from ghostfleet_simulator.api import preflight, schema
 from ghostfleet_simulator.api.admission import check_admission
+from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import ApiError, paused
 from ghostfleet_simulator.api.injected import FAULT_HEADER, error_of, not_understood
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.protocol import connection_of
-from ghostfleet_simulator.api.requests import CHAT, COMPLETION, ChatCompletionRequest, CompletionRequest, Parser
+from ghostfleet_simulator.api.requests import CHAT, COMPLETION, ChatCompletionRequest, CompletionRequest
 from ghostfleet_simulator.api.routes import ERRORS, off_loop_if_large
 from ghostfleet_simulator.api.streaming import EventStream
 from ghostfleet_simulator.api.whole import WholeAnswer
