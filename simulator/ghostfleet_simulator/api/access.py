@@ -43,7 +43,10 @@ class ApiKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        guarded = scope["type"] == "http" and scope["method"] != "OPTIONS" and scope["path"].startswith(GUARDED)
+        if scope["type"] != "http" or scope["method"] == "OPTIONS":
+            await self._app(scope, receive, send)
+            return
+        guarded = scope["path"].removeprefix(scope.get("root_path", "")).startswith(GUARDED)
         if not guarded or self._known(scope):
             await self._app(scope, receive, send)
             return
