@@ -46,7 +46,9 @@ class FaultGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         server = self._server
-        path = scope["path"].rstrip("/") if server.faults.armed and scope["type"] == "http" else ""
+        path = ""
+        if server.faults.armed and scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
         endpoint = _ENDPOINTS.get(path)
         if endpoint is None:
             await self._app(scope, receive, send)

@@ -13,11 +13,11 @@ from ghostfleet_simulator.config.base import Flag, Settings, Switch
 
 def _listed(raw: Any) -> Any:
     """vLLM's command line has these lists as one JSON text."""
-    words = list(raw) if isinstance(raw, (list, tuple)) else [raw]
+    words = tuple(raw) if isinstance(raw, (list, tuple)) else (raw,)
     if not words or not all(isinstance(word, str) for word in words) or not words[0].lstrip().startswith("["):
         return words
     try:
-        return json.loads(" ".join(words))
+        return tuple(json.loads(" ".join(words)))
     except ValueError as error:
         raise PydanticCustomError("settings", "not a JSON list: {reason}", {"reason": str(error)}) from None
 

@@ -51,7 +51,7 @@ VALIDATORS = {
 def texts(schema: Schema) -> st.SearchStrategy[str]:
     """Strings that satisfy the pattern and the lengths of a schema."""
     if "pattern" not in schema:
-        return st.text(max_size=min(schema["maxLength"], 20))
+        return st.text(min_size=schema.get("minLength", 0), max_size=min(schema["maxLength"], 20))
     pattern = re.compile(schema["pattern"])
     found = st.from_regex(schema["pattern"], fullmatch=True, alphabet=st.characters(codec="ascii"))
     return found.filter(lambda text: len(text) <= schema["maxLength"] and bool(pattern.fullmatch(text)))
@@ -83,7 +83,9 @@ MAKERS: dict[str, Callable[[Schema], st.SearchStrategy[Any]]] = {
     "boolean": lambda _: st.booleans(),
     "integer": lambda schema: st.integers(schema["minimum"], schema.get("maximum", 2**31 - 1)),
     "string": texts,
-    "array": lambda schema: st.lists(instances(schema["items"]), max_size=min(schema["maxItems"], 3)),
+    "array": lambda schema: st.lists(
+        instances(schema["items"]), min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 3)
+    ),
     "object": objects,
 }
 
