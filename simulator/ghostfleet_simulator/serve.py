@@ -6,8 +6,9 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,9 +16,10 @@ from fastapi import FastAPI
 from ghostfleet_simulator.api.admin import build_admin
 from ghostfleet_simulator.api.app import build_app
 from ghostfleet_simulator.api.protocol import StreamingProtocol
-from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.config import Listen, ServerConfig
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.flags import Options
+from ghostfleet_simulator.loading import load
 from ghostfleet_simulator.runtime.config_file import follow
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
@@ -30,6 +32,17 @@ class _Listener(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _bind_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -63,40 +76,71 @@ def _listener(app: FastAPI, shutdown_seconds: int) -> _Listener:
     )
 
 
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGINT or SIGTERM; later ones change nothing."""
+    stop = asyncio.Event()
+
+    def told() -> None:
+        if not stop.is_set():
+            _log.info("[shutdown] API server: shutdown triggered")
+            stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told)
+    return stop
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Whether the work was done before the stop signal came; it is broken off by that."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(stop.wait())]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    return tasks[0] in done and not stop.is_set()
+
+
+def _mode(grace: int) -> str:
+    return "drain" if grace else "abort"
+
+
+def _address(listen: Listen) -> str:
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host or "0.0.0.0"  # noqa: S104 - what an empty host means
+    return f"http://{host}:{listen.port}" if listen.uds is None else f"unix:{listen.uds}"
+
+
 async def _serve(config: ServerConfig, document: Document | None, options: Options) -> None:
     listen = config.listen
     # Bound before anything else, so that a taken port is told at once; listening begins when the server is ready.
-    sockets = {"port": _bind(listen.host, listen.port)}
+    sockets = {"port": _bind(listen.host, listen.port) if listen.uds is None else _bind_unix(listen.uds)}
     if listen.admin_port is not None:
         sockets["admin_port"] = _bind(listen.host, listen.admin_port)
     server = SimulatedServer(config, document=document, live_file=options.live_file)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = _stop_signal()
     grace = listen.shutdown_timeout_seconds
     api = _listener(build_app(server, options.api_keys), grace + 5)
     admin = _listener(build_admin(server, options.admin_token_file), 1) if "admin_port" in sockets else None
     async with AsyncExitStack() as stack:
         stack.callback(server.close)
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        tasks = [group.create_task(api.serve([sockets["port"]]))]
+        tasks = []
+        if listen.uds is not None:
+            stack.callback(Path(listen.uds).unlink, missing_ok=True)
         if admin is not None:
             tasks.append(group.create_task(admin.serve([sockets["admin_port"]])))
         if options.config_path is not None and document is not None and document.revision is not None:
             follower = group.create_task(follow(options.config_path, server.offer, document))
             stack.callback(follower.cancel)
-        server.start()
-        _log.info(
-            "serving %s on http://%s:%d%s",
-            server.config.model.aliases[0],
-            listen.host or "0.0.0.0",  # noqa: S104 - what an empty host means
-            listen.port,
-            f", admin API on port {listen.admin_port}" if admin else "",
-        )
-        await stop.wait()
-        _log.info("stopping")
-        await server.shut_down(grace)
+        if await _unless(stop, load(config)):
+            _log.info("Starting vLLM server on %s", _address(listen))
+            tasks.append(group.create_task(api.serve([sockets["port"]])))
+            while not api.started:
+                await asyncio.sleep(0.001)
+            server.start()
+            _log.info("Application startup complete.")
+            await stop.wait()
+            _log.info("[shutdown] API server: stopping engine client mode=%s timeout=%ss", _mode(grace), grace)
+            await server.shut_down(grace)
+            _log.info("[shutdown] API server: signalling HTTP server shutdown")
         api.should_exit = True
         if admin is not None:
             admin.should_exit = True
@@ -108,7 +152,10 @@ def run(config: ServerConfig, document: Document | None, options: Options) -> in
     try:
         asyncio.run(_serve(config, document, options))
     except OSError as error:
-        ports = f"{config.listen.port}" + (f" or {config.listen.admin_port}" if config.listen.admin_port else "")
-        _log.error("cannot listen on %s port %s: %s", config.listen.host or "0.0.0.0", ports, error.strerror)  # noqa: S104
+        listen = config.listen
+        host = listen.host or "0.0.0.0"  # noqa: S104 - what an empty host means
+        place = f"{host} port {listen.port}" if listen.uds is None else f"{listen.uds}"
+        place += f" or {listen.admin_port}" if listen.admin_port else ""
+        _log.error("cannot listen on %s: %s", place, error.strerror)
         return 1
     return 0
