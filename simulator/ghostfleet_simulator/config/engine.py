@@ -156,10 +156,12 @@ class Scheduling(Settings):
         Source: vLLM 0.33 engine/arg_utils.py, get_batch_defaults and what follows it, for the API server.
         """
         name = (gpu or "").lower().replace("-", "").removeprefix("nvidia")
-        memory = _GPU_GIB.get(name, 0)
+        # H100-SXM and H100-80GB-HBM3 are an H100.
+        known = max((known for known in _GPU_GIB if name.startswith(known)), key=len, default="")
+        memory = _GPU_GIB.get(known, 0)
         if memory >= 160:
             seqs, tokens = 1024, 16384
-        elif memory >= 70 and "a100" not in name:
+        elif memory >= 70 and known != "a100":
             seqs, tokens = 1024, 8192
         else:
             seqs, tokens = 256, 2048

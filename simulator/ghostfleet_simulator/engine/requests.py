@@ -111,11 +111,11 @@ class RequestPacer(Pacer):
         for seq in complete:
             self._schedule(seq)
         if admitted:
-            freed_us = at_us if self._blocked or step.finished else 0
+            room_before = not (self._blocked or step.finished)
             running = len(scheduler.running)
             for seq in admitted:
                 # A recomputed sequence pays for its prompt and what it had said; what the prefix cache holds is free.
-                begin_us = max(seq.queued_us, freed_us)
+                begin_us = at_us if seq.preemptions else max(seq.queued_us, freed_us)
                 seq.due_us = begin_us + self._timer.first_token_us(seq.num_tokens - seq.reused, running)
                 if seq not in scheduler.prefilling:
                     self._schedule(seq)

@@ -191,3 +191,59 @@ def test_a_sequence_that_can_never_fit_is_refused() -> None:
     engine = Engine(config(kvCache={"blocks": 65}))
     with pytest.raises(ValueError, match="do not fit into the whole KV cache"):
         engine.add(sequence("huge", prompt=1000, answer=100), 0)
+
+
+def test_a_prefill_is_paid_for_what_the_prefix_cache_does_not_hold() -> None:
+    """The second of two equal prompts computes its last block only; so does a preempted sequence that comes back."""
+    timing = {"prefillOverhead": "10ms", "prefillTimePerToken": "100us", "interTokenLatency": "20ms"}
+    engine = Engine(config(timing))
+    engine.add(sequence("same", prompt=160, answer=1), 0)
+    assert play(engine)["same"] == [26_000]
+    again = sequence("same", prompt=160, answer=1, at_us=1_000_000)
+    engine.add(again, 1_000_000)
+    assert play(engine, 1_000_000)["same"] == [1_010_000 + 1_600 + 400]
+    assert again.cached_tokens == 144
+
+
+def test_a_step_tells_of_the_lookups_of_its_admissions() -> None:
+    """And, with the first token, how much of the prompt was there."""
+    engine = Engine(config())
+    for name in ("same", "same"):
+        engine.add(sequence(name, prompt=40), 0)
+    step = engine.advance(0)
+    assert (step.queried_tokens, step.hit_tokens, step.cached_tokens) == (80, 32, 0)
+    step = engine.advance(100_000)
+    assert (step.queried_tokens, step.hit_tokens) == (0, 0)
+    assert (step.prompt_tokens, step.cached_tokens) == (80, 32)
+
+
+def test_a_reset_waits_for_the_blocks_or_takes_them() -> None:
+    """Taken, the sequences that ran begin again at once and go on with what they were saying."""
+    engine = Engine(config())
+    seq = sequence("a", prompt=64, answer=3)
+    engine.add(seq, 0)
+    engine.advance(0)
+    engine.advance(100_000)
+    assert not engine.reset_prefix_cache()
+    assert engine.reset_prefix_cache(reset_running_requests=True)
+    assert (seq.status, seq.preemptions, engine.kv_usage) == (Status.PREEMPTED, 1, 0)
+    step = engine.advance(110_000)
+    assert (step.preempted, seq.status, seq.reused) == (1, Status.RUNNING, 0)
+    assert play(engine, 110_000)["a"] == [210_000, 230_000]
+    assert engine.reset_prefix_cache()
+    engine.add(sequence("a", prompt=64), 1_000_000)
+    assert engine.advance(1_000_000).hit_tokens == 0
+
+
+def test_the_urgent_go_first_and_the_others_say_what_they_had_to_say() -> None:
+    """With the policy `Priority` a more urgent sequence takes the blocks of a less urgent one that runs."""
+    engine = Engine(config(kvCache={"blocks": 65}, scheduling={"policy": "Priority"}))
+    patient = sequence("patient", prompt=500, answer=100, priority=1)
+    urgent = sequence("urgent", prompt=500, answer=100, at_us=1, priority=0)
+    engine.add(patient, 0)
+    engine.advance(0)
+    engine.add(urgent, 1)
+    times = play(engine, 1)
+    assert (urgent.preemptions, patient.preemptions > 0) == (0, True)
+    assert len(times["urgent"]) == len(times["patient"]) == 100
+    assert times["patient"][-1] > times["urgent"][-1]
