@@ -77,6 +77,19 @@ class Operator:
     metrics_url: str
     log: Path
 
+    def readiness(self) -> str:
+        """What `/readyz` says; nothing before it listens."""
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.metrics_url}/readyz", trust_env=False).text.strip()
+        return ""
+
+    def until_ready(self) -> None:
+        def look() -> bool:
+            assert self.readiness() == "ok", self.log.read_text()
+            return True
+
+        eventually(look, within=30)
+
     def metric(self, line: str) -> float:
         """Value of the series whose name and labels begin with `line`, summed up."""
         return sum(float(row.rpartition(" ")[2]) for row in self.metrics().splitlines() if row.startswith(line))
@@ -93,7 +106,7 @@ def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pyte
     """Starts the operator as a process, as it is installed, until the block ends."""
 
     @contextlib.contextmanager
-    def start(*arguments: str) -> Iterator[Operator]:
+    def start(*arguments: str, wait: bool = True) -> Iterator[Operator]:
         folder = tmp_path_factory.mktemp("operator")
         key = folder.parent / "key"
         if not key.exists():
@@ -103,17 +116,10 @@ def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pyte
         command += ["--kubeconfig", str(plane.kubeconfig), "--key-file", str(key), "--simulator-image", "sim:1"]
         command += ["--health-host", "127.0.0.1", "--health-port", str(port), *arguments]
         log = folder / "operator.log"
-        with control_plane.process(command, log) as child:
+        with control_plane.process(command, log):
             operator = Operator(f"http://127.0.0.1:{port}", log)
-
-            def is_ready() -> bool:
-                assert child.poll() is None, log.read_text()
-                with contextlib.suppress(httpx.HTTPError):
-                    if httpx.get(f"{operator.metrics_url}/readyz", trust_env=False).status_code == 200:
-                        return True
-                raise AssertionError(log.read_text())
-
-            eventually(is_ready, within=30)
+            if wait:
+                operator.until_ready()
             yield operator
         text = log.read_text()
         assert "Traceback" not in text, text

@@ -10,11 +10,9 @@ from tests.apiserver.cluster import (
     Cluster,
     Json,
     Pods,
-    Rejected,
     condition,
     document_of,
     eventually,
-    names_of,
     profile,
     server,
     unchanged,
@@ -22,7 +20,7 @@ from tests.apiserver.cluster import (
 from tests.apiserver.conftest import Operator, StartOperator
 
 from ghostfleet_operator.plan.kubernetes import ChildNames
-from ghostfleet_operator.reconcile.api import CONFIG_MAP, DEPLOYMENT, POD, PROFILE, SECRET, SERVER, SERVICE
+from ghostfleet_operator.reconcile.api import CONFIG_MAP, DEPLOYMENT, PROFILE, SECRET, SERVER, SERVICE
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -276,21 +274,3 @@ def test_two_operators_at_once_do_no_harm(cluster: Cluster, start_operator: Star
         with unchanged(cluster, namespace):
             time.sleep(2.5)
     assert document_of(cluster, namespace, "one")["revision"] <= 6, "no two operators gave a number twice or in vain"
-
-
-def test_an_operator_that_was_down_catches_up(cluster: Cluster, start_operator: StartOperator, namespace: str) -> None:
-    """It works in one namespace only, and learns at its start what happened while nobody watched."""
-    other = f"{namespace}-other"
-    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
-    names = made(cluster, namespace)
-    with start_operator("--namespace", namespace):
-        pass
-    cluster.delete(CONFIG_MAP, namespace, names.config)
-    with start_operator("--namespace", namespace) as alone:
-        eventually(lambda: document_of(cluster, namespace, "one")["revision"] == 2 or None)
-        assert alone.metric("ghostfleet_operator_ready") == 1
-        with pytest.raises(AssertionError):
-            cluster.must_get(POD, other, "none")
-    with pytest.raises(Rejected):
-        cluster.merge(SERVER, namespace, "one", {"spec": {"replicas": -3}})
-    assert names_of(cluster, namespace, "one") == names

@@ -9,7 +9,7 @@ from ghostfleet_operator.kinds import GROUP
 from ghostfleet_operator.plan.kubernetes import Child, is_ours
 from ghostfleet_operator.reconcile.api import CHILDREN, CONFIG_MAP, SECRET, Kind, KubeApi, Object, kind_of
 from ghostfleet_operator.reconcile.compare import differences, mark_of, marked, projected
-from ghostfleet_operator.reconcile.store import Reader, Store
+from ghostfleet_operator.reconcile.store import Reader
 
 _Name = tuple[Kind, str]
 _SHOWN = 3
@@ -45,9 +45,8 @@ class ChildMemory:
 class Children:
     """Applies and prunes the children of servers."""
 
-    def __init__(self, api: KubeApi, store: Store) -> None:
+    def __init__(self, api: KubeApi) -> None:
         self._api = api
-        self._store = store
 
     async def foreign(self, wanted: list[Child], reader: Reader, uid: str) -> Foreign | None:
         """The first child whose name belongs to somebody else. The Secret is not asked for: its name has the UID."""
@@ -97,7 +96,7 @@ class Children:
             more = f" and {len(fields) - _SHOWN} more" if len(fields) > _SHOWN else ""
             correction = Correction(kind.name, meta["name"], ", ".join(fields[:_SHOWN]) + more + " had been changed")
         answer = await self._api.apply(_guarded(wanted, live) if kind == CONFIG_MAP else wanted)
-        self._store.see(answer)
+        reader.wrote(answer)
         memory.applied.add(place)
         took = projected(answer, wanted)
         if took != wanted:

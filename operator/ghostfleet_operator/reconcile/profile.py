@@ -9,7 +9,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from ghostfleet_operator.kinds.profile import LatencyProfile, LatencyProfileStatus, parse_profile
-from ghostfleet_operator.reconcile.api import OWN, PROFILE, SERVER, Key, KubeApi, Object
+from ghostfleet_operator.reconcile.api import OWN, PROFILE, SERVER, Conflict, Key, KubeApi, Object
 from ghostfleet_operator.reconcile.mapping import users
 from ghostfleet_operator.reconcile.store import Reader, Store
 from ghostfleet_operator.status import profile_status
@@ -57,7 +57,11 @@ class ProfileReconciler:
                 self._store.see(found)
             live_at = self._clock() + self._resync_seconds * self._rng.uniform(0.8, 1.2)
             self._live_at[namespace, name] = live_at
-        await self._report(raw)
+        try:
+            await self._report(raw)
+        except Conflict:
+            self._live_at.pop((namespace, name), None)
+            raise
         return max(0.0, live_at - self._clock())
 
     async def _report(self, raw: Object) -> None:
@@ -79,7 +83,7 @@ class ProfileReconciler:
         body: Object = {
             "apiVersion": PROFILE.api_version,
             "kind": PROFILE.name,
-            "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+            "metadata": {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion")},
             "status": status,
         }
         self._store.see(await self._api.apply_status(body))

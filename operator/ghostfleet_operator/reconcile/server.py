@@ -147,7 +147,7 @@ class ServerReconciler:
         self._clock = clock
         self._now = now
         self._rng = rng
-        self._children = Children(api, store)
+        self._children = Children(api)
         self._memories: dict[tuple[str, str], _Memory] = {}
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
@@ -161,7 +161,7 @@ class ServerReconciler:
 
     async def _pass(self, namespace: str, name: str, kinds: Collection[Kind]) -> float | None:
         """A pass that asks the API itself about `kinds` and takes the store's word for the others."""
-        reader = Reader(self._api, self._store, live=kinds)
+        reader = await self._reader(namespace, name, kinds)
         raw = await reader.get(SERVER, namespace, name)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
             # The children go by their owner references; there is nothing else to clean up.
@@ -169,9 +169,9 @@ class ServerReconciler:
             return None
         uid, memory = raw["metadata"]["uid"], self._memories.get((namespace, name))
         if memory is None or memory.uid != uid:
-            memory, kinds = self._memory(uid), _ALL
-            reader = Reader(self._api, self._store, live=kinds)
-            self._memories[namespace, name] = memory
+            memory = self._memories[namespace, name] = self._memory(uid)
+            if kinds is not _ALL:
+                return await self._pass(namespace, name, _ALL)
         names = ChildNames.of(name, uid)
         run = _Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names)
         try:
@@ -183,6 +183,16 @@ class ServerReconciler:
         if run.live:
             memory.live_at = self._clock() + self._spread(self._settings.resync_seconds)
         return min(run.delay or self._settings.resync_seconds, max(0.0, memory.live_at - self._clock()))
+
+    async def _reader(self, namespace: str, name: str, kinds: Collection[Kind]) -> Reader:
+        """A reader that has the ConfigMap already.
+
+        It is written over the version that is read here, so a spec that is read later is never older than the one that
+        the ConfigMap was made from, and no operator undoes what another one did.
+        """
+        reader = Reader(self._api, self._store, live=kinds)
+        await reader.get(CONFIG_MAP, namespace, ChildNames.of(name, "").config)
+        return reader
 
     async def _work(self, run: _Pass) -> None:
         try:
@@ -326,7 +336,13 @@ class ServerReconciler:
         body = {
             "apiVersion": SERVER.api_version,
             "kind": SERVER.name,
-            "metadata": {"name": name, "namespace": namespace, "uid": run.memory.uid},
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": run.memory.uid,
+                # A status made from an older spec or status would only have to be mended.
+                "resourceVersion": run.raw["metadata"]["resourceVersion"],
+            },
             "status": status,
         }
         try:

@@ -79,26 +79,38 @@ def _newer(meta: dict[str, Any], known: dict[str, Any]) -> bool:
 
 
 class Reader:
-    """Reads for one pass: from the store or, for the kinds in `live`, once from the API, which also mends the store."""
+    """Reads for one pass: from the store or, for the kinds in `live`, from the API, which also mends the store.
+
+    What was read once stays for the pass, whatever watches bring meanwhile: a decision and the version that it was
+    made on belong together.
+    """
 
     def __init__(self, api: KubeApi, store: Store, *, live: Collection[Kind]) -> None:
         self._api = api
         self._store = store
         self._live = live
-        self._asked: set[_Place] = set()
+        self._read: dict[_Place, Object | None] = {}
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """The object. That it is absent is always asked of the API."""
         place = (kind, namespace, name)
-        known = self._store.get(*place)
-        if place in self._asked or (known and kind not in self._live):
-            return known
+        if place not in self._read:
+            known = None if kind in self._live else self._store.get(*place)
+            self._read[place] = known or await self._fresh(place)
+        return self._read[place]
+
+    def wrote(self, answer: Object) -> None:
+        """Take note of what the API answered to a write of this pass."""
+        meta = answer["metadata"]
+        self._store.see(answer)
+        self._read[kind_of(answer), meta["namespace"], meta["name"]] = answer
+
+    async def _fresh(self, place: _Place) -> Object | None:
         found = await self._api.get(*place)
-        self._asked.add(place)
         if found is None:
             self._store.forget(*place)
-        else:
-            self._store.see(found)
+            return None
+        self._store.see(found)
         return self._store.get(*place)
 
     async def of_server(self, kind: Kind, namespace: str, server: str) -> list[Object]:
