@@ -29,6 +29,14 @@ _log = logging.getLogger("ghostfleet.serve")
 class _Listener(uvicorn.Server):
     """A uvicorn server that leaves signals to the process."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -133,8 +141,7 @@ async def _serve(config: ServerConfig, document: Document | None, options: Optio
         if await _unless(stop, load(config)):
             _log.info("Starting vLLM server on %s", _address(listen))
             tasks.append(group.create_task(api.serve([sockets["port"]])))
-            while not api.started:
-                await asyncio.sleep(0.001)
+            await api.listening.wait()
             server.start()
             _log.info("Application startup complete.")
             await stop.wait()

@@ -65,11 +65,10 @@ def validation_error(message: str, parameter: str | None = None, value: Any = No
     return ApiError(400, "BadRequestError", f"{message} ({', '.join(extras)})" if extras else message, parameter)
 
 
-def unknown_model(model: object, aliases: Sequence[str]) -> ApiError:
-    """The answer to a model name that is not served."""
-    return ApiError(
-        404, "NotFoundError", f"The model `{model}` does not exist. Valid aliases: {', '.join(aliases)}.", "model"
-    )
+def unknown_model(model: object, aliases: Sequence[str] = ()) -> ApiError:
+    """The answer to a model name that is not served; without `aliases` it does not tell which are."""
+    hint = f" Valid aliases: {', '.join(aliases)}." if aliases else ""
+    return ApiError(404, "NotFoundError", f"The model `{model}` does not exist.{hint}", "model")
 
 
 def internal_error(message: str = "Internal server error") -> ApiError:

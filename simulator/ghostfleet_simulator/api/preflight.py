@@ -25,6 +25,7 @@ from ghostfleet_simulator.config import Api, FixedConfig
 from ghostfleet_simulator.runtime.work import Details, Kind, Prompt, Work
 from ghostfleet_simulator.text.chat import ChatError
 from ghostfleet_simulator.text.tokenizer import NotText, Tokenizer
+from ghostfleet_simulator.versions import NEWEST, Conduct, conduct
 
 
 def _random_id() -> str:
@@ -42,6 +43,8 @@ class Facts:
     max_prompt_chars: int
     """No text of more characters fits into `max_model_len` tokens."""
     settings: Api = field(default_factory=Api)
+    conduct: Conduct = field(default_factory=lambda: conduct(NEWEST))
+    """What the version does that is shown."""
     ranks: int = 1
     """Data-parallel ranks behind this address."""
     new_id: Callable[[], str] = _random_id
@@ -52,12 +55,13 @@ class Facts:
         """The facts of a server; reads the whole vocabulary once."""
         longest = max(len(tokenizer.id_to_token(token_id) or "") for token_id in range(tokenizer.vocab_size))
         model = config.model
-        return cls(model.aliases, model.max_model_len, tokenizer, model.max_model_len * longest, config.api)
+        most = model.max_model_len * longest
+        return cls(model.aliases, model.max_model_len, tokenizer, most, config.api, config.engine.conduct)
 
     def check_model(self, name: str | None) -> None:
         """Raises the 404 of a model that is not served; no name at all means the first."""
         if name and name not in self.aliases:
-            raise unknown_model(name, self.aliases)
+            raise unknown_model(name, self.aliases if self.conduct.lists_aliases else ())
 
 
 def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str]) -> Work:
@@ -215,6 +219,8 @@ class _Limits:
             )
         # A prompt cut down to the whole context would leave nothing to answer with.
         self._reserve = 0 if self.asked == 0 else 1
+        self._most = longest if facts.conduct.clamps_max_tokens else longest - (self.asked or 0)
+        """Most tokens of a prompt."""
 
     def checked_tokens(self, prompt: str | list[int]) -> list[int]:
         """Tokens of a prompt, cut down where the request says so. Raises `ApiError` where it is too long."""
@@ -231,7 +237,7 @@ class _Limits:
                 )
             ids = encoded(prompt, self._facts, add_special_tokens=self._special)
             # vLLM's tokenizer stops one token behind the limit, hence its "at least".
-            count = min(len(ids), longest + 1)
+            count = min(len(ids), self._most + 1)
         else:
             ids, count = prompt, len(prompt)
         if self._keep is not None:
@@ -239,8 +245,10 @@ class _Limits:
             if keep < len(ids):
                 ids = ids[:keep] if self._side == "right" else ids[len(ids) - keep :]
             return ids
-        if count > longest:
-            at_least = "at least " if count == longest + 1 else ""
+        if count > self._most:
+            at_least = "at least " if count == self._most + 1 else ""
+            if not self._facts.conduct.clamps_max_tokens:
+                raise self._no_room(count, at_least)
             raise validation_error(
                 f"This model's maximum context length is {longest} tokens. However, your prompt contains "
                 f"{at_least}{count} input tokens, which exceeds this limit even without any output tokens. "
@@ -249,6 +257,17 @@ class _Limits:
                 count,
             )
         return ids
+
+    def _no_room(self, count: int, at_least: str) -> ApiError:
+        """What vLLM up to 0.31 says where prompt and answer together are too long."""
+        asked = self.asked or 0
+        return validation_error(
+            f"This model's maximum context length is {self._longest} tokens. However, you requested {asked} output "
+            f"tokens and your prompt contains {at_least}{count} input tokens, for a total of {at_least}{count + asked} "
+            "tokens. Please reduce the length of the input prompt or the number of requested output tokens.",
+            "input_tokens",
+            count,
+        )
 
     def max_tokens(self, prompt_tokens: int) -> int:
         """Most tokens that an answer to a prompt of this length may have; 0 where the prompt fills the context."""
