@@ -111,7 +111,7 @@ class RequestPacer(Pacer):
         for seq in complete:
             self._schedule(seq)
         if admitted:
-            room_before = not (self._blocked or step.finished)
+            freed_us = at_us if self._blocked or step.finished else 0
             running = len(scheduler.running)
             for seq in admitted:
                 # A recomputed sequence pays for its prompt and what it had said; what the prefix cache holds is free.
