@@ -49,7 +49,7 @@ def programs() -> Path:
     """A folder with etcd and kube-apiserver; raises Unavailable."""
     try:
         return binaries.ensure(API_SERVER)
-    except shell.Failure as error:
+    except (shell.Failure, OSError) as error:
         raise Unavailable(f"no kube-apiserver and etcd: {error}") from None
 
 
