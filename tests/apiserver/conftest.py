@@ -30,8 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure is shown with what the operator said meanwhile and what it counted."""
+    """A failure is shown with what the operator said meanwhile and what it counted; a missing API server in one line."""
     report = yield
+    if report.skipped and report.when == "setup" and isinstance(report.longrepr, tuple):
+        # pytest folds skips of one place and reason into one line.
+        report.longrepr = (str(Path(__file__).parent), 0, report.longrepr[2])
     running = getattr(item, "funcargs", {}).get("operator")
     if report.failed and isinstance(running, Operator):
         report.sections.append(("operator log", "\n".join(running.log.read_text().splitlines()[-300:])))
