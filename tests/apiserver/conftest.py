@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure is shown with what the operator said meanwhile and what it counted; a missing API server in one line."""
+    """A failure is shown with what the operator said and counted meanwhile, a missing API server in one line."""
     report = yield
     if report.skipped and report.when == "setup" and isinstance(report.longrepr, tuple):
         # pytest folds skips of one place and reason into one line.
