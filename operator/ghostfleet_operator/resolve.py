@@ -38,11 +38,15 @@ class Reason(StrEnum):
 
 
 class Unresolved(Exception):
-    """A server whose profile cannot be had; what runs stays as it is."""
+    """A server whose profile cannot be had; what runs stays as it is.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    `field` is the path of what has to be changed in the server; empty where it is in the profile that it refers to.
+    """
+
+    def __init__(self, reason: Reason, message: str, field: str = "") -> None:
         self.reason = reason
         self.message = message
+        self.field = field
         super().__init__(message)
 
 
@@ -63,7 +67,8 @@ def resolve(server: SimulatedModelServer, find_profile: FindProfile) -> Resolved
     try:
         check_pace(config.clock, profile)
     except InvalidInput as error:
-        raise Unresolved(Reason.INVALID, f"the profile does not go with the server's clock: {error}") from None
+        text = f"the profile does not go with the server's clock: {error}"
+        raise Unresolved(Reason.INVALID, text, "spec.clock.compression") from None
     return Resolved(server, config, source)
 
 
@@ -72,11 +77,12 @@ def _profile(server: SimulatedModelServer, find_profile: FindProfile) -> tuple[P
     if spec.profile is not None:
         return spec.profile, ProfileSource(INLINE, server.metadata.name, server.metadata.generation)
     if spec.profile_ref is None:
-        raise Unresolved(Reason.INVALID, "set exactly one of profile and profileRef")
+        raise Unresolved(Reason.INVALID, "set exactly one of profile and profileRef", "spec")
     kind, name = spec.profile_ref.kind.value, spec.profile_ref.name
     found = find_profile(kind, name)
     if found is None:
-        raise Unresolved(Reason.NOT_FOUND, f"there is no {kind} {name!r} in namespace {server.metadata.namespace!r}")
+        text = f"there is no {kind} {name!r} in namespace {server.metadata.namespace!r}"
+        raise Unresolved(Reason.NOT_FOUND, text, "spec.profileRef.name")
     if isinstance(found, InvalidInput):
         raise Unresolved(Reason.INVALID, f"{kind} {name!r} is invalid: {found}")
     return found.spec, ProfileSource(kind, name, found.metadata.generation)

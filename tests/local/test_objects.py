@@ -94,6 +94,10 @@ def test_objects_of_other_groups_are_skipped_with_a_word(tmp_path: Path) -> None
             ": SimulatedModelServer one: spec.profileRef.name: there is no LatencyProfile 'gone'",
         ),
         (user("one", nam="x"), ": SimulatedModelServer one: spec.profileRef.nam"),
+        (
+            server("one", clock={"compression": 50}, profile={"simple": {"interTokenLatency": "20ms"}}),
+            ": SimulatedModelServer one: spec.clock.compression: the profile does not go with the server's clock",
+        ),
         (server("One"), ": SimulatedModelServer One: metadata.name: 'One' must be lower-case"),
         (
             server("one").replace("SimulatedModelServer", "SimulatedModelServr"),

@@ -70,11 +70,9 @@ class Objects:
                 try:
                     found.append(resolve(server, _finder(parsed, key.namespace)))
                 except Unresolved as error:
-                    # An invalid profile has been told already, where it is written.
-                    if error.reason != "Invalid":
-                        problems.append(Problem(f"{place}: spec.profileRef.name", error.message))
-                except InvalidInput as error:
-                    problems += [_at(place, problem) for problem in error.problems]
+                    # What is wrong in a profile has been told already, where it is written.
+                    if error.field:
+                        problems.append(Problem(f"{place}: {error.field}", error.message))
         if problems:
             raise InvalidInput(problems)
         return tuple(found)
