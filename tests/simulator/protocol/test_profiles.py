@@ -44,7 +44,7 @@ def times(lines: Any, tokens: int) -> list[float]:
 
 
 def test_a_stream_follows_the_backend_through_all_of_them(serve: Serve) -> None:
-    """Each gap is that of the backend in force, and the stream has exactly the tokens asked for."""
+    """The gaps are those of the backend in force, and the stream has exactly the tokens asked for."""
     server = serve("--max-model-len", "4096")
     order = ["Simple", "StepTime", "Simple", "Roofline", "Table", "StepTime", "Simple"]
     request = {"model": "m", "prompt": "Once", "max_tokens": 20 * len(order), "ignore_eos": True, "stream": True}
@@ -60,9 +60,9 @@ def test_a_stream_follows_the_backend_through_all_of_them(serve: Serve) -> None:
         lines = response.iter_lines()
         for backend in order:
             use(backend)
-            at = times(lines, 19)[2:]  # what was due before the change still comes at its time
+            at = times(lines, 19)[4:]  # what was due before the change still comes at its time
             gap = median(b - a for a, b in pairwise(at))
-            assert abs(gap - GAPS[backend]) < 0.2 * GAPS[backend] + 0.001, backend
+            assert min(GAPS, key=lambda name: abs(GAPS[name] - gap)) == backend, f"{gap} s with {backend}"
         rest = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert rest[-1]["usage"]["completion_tokens"] == 20 * len(order)
 
