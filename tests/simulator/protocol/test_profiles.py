@@ -68,14 +68,14 @@ def test_a_stream_follows_the_backend_through_all_of_them(serve: Serve) -> None:
 
 
 def test_a_file_may_hold_any_backend_and_a_wrong_one_is_told_in_a_line(serve: Serve, tmp_path: Path) -> None:
-    """A step of 30 ms for a prompt, and a lag of a step behind another stream; exit code 2 names the field."""
+    """Five steps of 30 ms for five tokens; what cannot be used ends the process with code 2 and names the field."""
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"profile": {"backend": "StepTime", **BACKENDS["StepTime"]}}))
     server = serve("--config", str(config))
     request = {"model": "m", "prompt": "Once", "max_tokens": 5, "ignore_eos": True}
     began = time.monotonic()
     assert httpx.post(f"{server.url}/v1/completions", json=request).json()["usage"]["completion_tokens"] == 5
-    assert 0.15 <= time.monotonic() - began < 0.3
+    assert 0.15 <= time.monotonic() - began < 1
     for wrong, words in (
         ({"profile": {"backend": "Roofline"}}, "profile.roofline: required with the backend Roofline"),
         (
