@@ -14,7 +14,8 @@ from ghostfleet_simulator.api.access import ApiKeys, RequestIds
 from ghostfleet_simulator.api.development import development
 from ghostfleet_simulator.api.errors import ApiError, internal_error, invalid_body
 from ghostfleet_simulator.api.fault_gate import FaultGate
-from ghostfleet_simulator.api.generate import failure, generation
+from ghostfleet_simulator.api.generate import Generating, failure, generation
+from ghostfleet_simulator.api.hot import HotRoutes
 from ghostfleet_simulator.api.instrumentation import Instrumented
 from ghostfleet_simulator.api.load import Load, LoadTracking
 from ghostfleet_simulator.api.openapi import describe
@@ -43,13 +44,15 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
     app.root_path = http.root_path
     app.include_router(information(server, load))
     app.include_router(tokenization(facts))
-    app.include_router(generation(server, facts))
+    generating = Generating(server, facts)
+    app.include_router(generation(generating))
     if http.development_mode:
         app.include_router(development(server))
     describe(app)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(HotRoutes, generating=generating)
     if http.enable_server_load_tracking:
         app.add_middleware(LoadTracking, load=load)
     app.add_middleware(FaultGate, server=server)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from ghostfleet_simulator.api import preflight, schema
 from ghostfleet_simulator.api.admission import check_admission
@@ -18,7 +20,7 @@ from ghostfleet_simulator.api.injected import FAULT_HEADER, error_of, not_unders
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.protocol import connection_of
-from ghostfleet_simulator.api.requests import CHAT, COMPLETION, ChatCompletionRequest, CompletionRequest
+from ghostfleet_simulator.api.requests import CHAT, COMPLETION
 from ghostfleet_simulator.api.routes import ERRORS, off_loop_if_large
 from ghostfleet_simulator.api.streaming import EventStream
 from ghostfleet_simulator.api.whole import WholeAnswer
@@ -28,43 +30,62 @@ from ghostfleet_simulator.runtime.process_faults import crash
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Work
 
-R = TypeVar("R", ChatCompletionRequest, CompletionRequest)
+Judge = Callable[[Any, Facts, Mapping[str, str]], Work]
+
+_PROTOCOLS: Final[dict[Endpoint, tuple[Parser[Any], Judge]]] = {
+    Endpoint.CHAT: (CHAT, preflight.chat),
+    Endpoint.COMPLETIONS: (COMPLETION, preflight.completion),
+}
 
 
-def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
-    """The generation routes of `server`."""
-    router = APIRouter()
+class Generating:
+    """Makes responses of generation requests."""
 
-    async def answer(
-        request: Request, endpoint: Endpoint, parser: Parser[R], judge: Callable[[R, Facts, Mapping[str, str]], Work]
-    ) -> Response:
+    def __init__(self, server: SimulatedServer, facts: Facts) -> None:
+        self._server = server
+        self._facts = facts
+
+    async def respond(self, endpoint: Endpoint, scope: Scope, body: bytes) -> Response:
+        """The response to a request to `endpoint`. Raises `ApiError` for a bad one, `HTTPException` for no text."""
+        server, facts = self._server, self._facts
         arrival_us = server.now_us()
-        body = await request.body()
-        parsed = await off_loop_if_large(body, parser.parse, body, request.headers.get("content-type", ""))
-        model = parsed.model or facts.aliases[0]
+        parser, judge = _PROTOCOLS[endpoint]
+        headers = _headers(scope)
+        parsed = await off_loop_if_large(body, parser.parse, body, headers.get("content-type", ""))
         fault = None
         if server.faults.armed:
+            model = parsed.model or facts.aliases[0]
             try:
-                fault = server.faults.decide(endpoint, model, request.headers.getlist)
+                fault = server.faults.decide(endpoint, model, Headers(scope=scope).getlist)
             except ForcedInvalid as error:
                 return failure(not_understood(error))
-        if fault is not None and (told := error_of(fault, model)):
-            server.metrics.on_fault(fault.type, request.headers.get("x-request-id", ""), model)
-            return failure(*told)
+            if fault is not None and (told := error_of(fault, model)):
+                server.metrics.on_fault(fault.type, headers.get("x-request-id", ""), model)
+                return failure(*told)
         facts.check_model(parsed.model)
         check_admission(server, parsed.n or 1)
-        work = await off_loop_if_large(body, judge, parsed, facts, request.headers)
+        work = await off_loop_if_large(body, judge, parsed, facts, headers)
         if server.standby.refuses and work.rejection is None:
             server.metrics.on_refused(work.choices)
             work = replace(work, rejection=paused(streamed=work.stream))
         response = EventStream if work.stream else WholeAnswer
         if fault is None or work.rejection is not None:
-            return response(server, work, arrival_us, {})
+            return response(server, work, arrival_us)
         server.metrics.on_fault(fault.type, work.id, work.model)
         if fault.type is FailureType.CRASH and not fault.tokens:
             crash(fault)
-        mishap = Mishap(fault, server.held, connection_of(request.scope))
-        return response(server, work, arrival_us, {FAULT_HEADER: fault.type.value}, mishap)
+        mishap = Mishap(fault, server.held, connection_of(scope))
+        return response(server, work, arrival_us, ((FAULT_HEADER.encode(), fault.type.value.encode()),), mishap)
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """The headers of a request by their lower-case names; of several of a name the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
+def generation(generating: Generating) -> APIRouter:
+    """The generation routes, as FastAPI knows them; `api.hot` answers most of their requests."""
+    router = APIRouter()
 
     @router.post(
         "/v1/chat/completions",
@@ -73,7 +94,7 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
     )
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation, whole or as a stream of events."""
-        return await answer(request, Endpoint.CHAT, CHAT, preflight.chat)
+        return await generating.respond(Endpoint.CHAT, request.scope, await request.body())
 
     @router.post(
         "/v1/completions",
@@ -82,7 +103,7 @@ def generation(server: SimulatedServer, facts: Facts) -> APIRouter:
     )
     async def completions(request: Request) -> Response:
         """Continue one or more prompts, whole or as a stream of events."""
-        return await answer(request, Endpoint.COMPLETIONS, COMPLETION, preflight.completion)
+        return await generating.respond(Endpoint.COMPLETIONS, request.scope, await request.body())
 
     return router
 

@@ -42,7 +42,8 @@ class Choice:
     """One finished answer."""
 
     index: int
-    text: str
+    text: bytes
+    """As the inside of a JSON string."""
     finish_reason: str
     stop_reason: int | str | None = None
     told: Told = NOTHING
@@ -99,13 +100,13 @@ def _chat_body(
 ) -> bytes:
     role = _encode(work.role)
     answers = b",".join(
-        b'{"index":%d,"message":{"role":%b,"content":%b,"refusal":null,"annotations":null,"audio":null,'
+        b'{"index":%d,"message":{"role":%b,"content":"%b","refusal":null,"annotations":null,"audio":null,'
         b'"function_call":null,"reasoning":null},"logprobs":%b,"finish_reason":%b,"stop_reason":%b,"token_ids":%b,'
         b'"routed_experts":null,"weight_versions":null}'
         % (
             choice.index,
             role,
-            _encode(choice.text),
+            choice.text,
             choice.told.logprobs,
             _encode(choice.finish_reason),
             _encode(choice.stop_reason),
@@ -144,11 +145,11 @@ def _completion_body(
     work: Work, choices: Sequence[Choice], usage: Usage, created: int, fingerprint: str | None, times: Times | None
 ) -> bytes:
     answers = b",".join(
-        b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b,"stop_reason":%b,"token_ids":%b,'
+        b'{"index":%d,"text":"%b","logprobs":%b,"finish_reason":%b,"stop_reason":%b,"token_ids":%b,'
         b'"prompt_logprobs":%b,"prompt_token_ids":%b,"routed_experts":null,"weight_versions":null}'
         % (
             choice.index,
-            _encode(choice.text),
+            choice.text,
             choice.told.logprobs,
             _encode(choice.finish_reason),
             _encode(choice.stop_reason),

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.admission import refused_prompt
 from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.injected import RawHeaders
 from ghostfleet_simulator.api.keep_alive import KeepAlive
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import Connection, connection_of
@@ -28,6 +30,8 @@ from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
 from ghostfleet_simulator.text.answer import Answer
 from ghostfleet_simulator.text.detokenize import Detokenizer
+
+_CONTENT_TYPE: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class StreamedChoice:
@@ -159,12 +163,13 @@ class EventStream(Response):
         server: SimulatedServer,
         work: Work,
         arrival_us: int,
-        headers: Mapping[str, str],
+        headers: RawHeaders = (),
         mishap: Mishap | None = None,
     ) -> None:
-        super().__init__(headers=headers)
+        # Not by way of `super`: it would make headers of a body, and there is none.
+        self.status_code, self.background = 200, None
+        self.raw_headers = [_CONTENT_TYPE, *headers]
         self._mishap = mishap
-        del self.headers["content-length"]  # the body is chunked
         self._server, self._work, self._arrival_us = server, work, arrival_us
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an ASGI application
@@ -184,9 +189,7 @@ class EventStream(Response):
         def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
             chunk = chunks_for(self._work, prompt, index, created, self._server.fingerprint)
             sampling = prompt.sampling
-            # Without stop strings the fragments of an answer are its text, but for a stop token that is to be shown.
-            watched = bool(sampling.stop) or sampling.include_stop_str_in_output or not sampling.skip_special_tokens
-            stops = self._server.detokenizer(sampling) if watched else None
+            stops = None if sampling.plain else self._server.detokenizer(sampling)
             work, details = self._work, self._work.details
             plain = stops is None and details.plain and not work.continuous_usage
             teller = teller_for(work, prompt, self._server)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -16,8 +17,7 @@ from ghostfleet_simulator.text.logprobs import Vocabulary
 
 _encode: Final = msgspec.json.Encoder().encode
 
-LOAD_FORMAT: Final = "endpoint-load-metrics-format"
-"""Header of a request that wants to know the server's load: `TEXT` or `JSON`."""
+_LOAD_FORMAT: Final = b"endpoint-load-metrics-format"
 
 
 class Teller:
@@ -100,17 +100,17 @@ def _milliseconds(begin_us: int, end_us: int) -> float | None:
     return (end_us - begin_us) / 1000 if begin_us >= 0 and end_us >= 0 else None
 
 
-def load_header(wanted: str, server: SimulatedServer) -> dict[str, str]:
-    """The ORCA header of an answer in one piece; `wanted` is the request's `endpoint-load-metrics-format`.
+def load_headers(headers: Iterable[tuple[bytes, bytes]], server: SimulatedServer) -> list[tuple[bytes, bytes]]:
+    """The ORCA header of an answer in one piece, where the `headers` of its request ask for it.
 
     Source: vLLM 0.33 entrypoints/serve/utils/orca_metrics.py.
     """
+    wanted = next((value for name, value in headers if name == _LOAD_FORMAT), b"").lower()
+    if wanted not in (b"text", b"json"):
+        return []
     named = {"num_requests_waiting": float(server.waiting), "kv_cache_usage_perc": float(server.kv_usage)}
-    match wanted.lower():
-        case "text":
-            told = ", ".join(f"named_metrics.{name}={value}" for name, value in named.items())
-            return {"endpoint-load-metrics": f"TEXT {told}"}
-        case "json":
-            told = ", ".join(f'"{name}": {value}' for name, value in named.items())
-            return {"endpoint-load-metrics": f'JSON {{"named_metrics": {{{told}}}}}'}
-    return {}
+    if wanted == b"text":
+        told = "TEXT " + ", ".join(f"named_metrics.{name}={value}" for name, value in named.items())
+    else:
+        told = "JSON " + json.dumps({"named_metrics": named})
+    return [(b"endpoint-load-metrics", told.encode())]

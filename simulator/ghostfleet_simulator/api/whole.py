@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
+from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.admission import refused_prompt
-from ghostfleet_simulator.api.injected import cut_short
+from ghostfleet_simulator.api.injected import RawHeaders, cut_short
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import connection_of
-from ghostfleet_simulator.api.responses import NOTHING, Choice, body_of
+from ghostfleet_simulator.api.responses import NOTHING, Choice, body_of, escaped
 from ghostfleet_simulator.api.telling import (
-    LOAD_FORMAT,
     Teller,
-    load_header,
+    load_headers,
     teller_for,
     times_of,
     told_of_prompt,
@@ -33,6 +32,8 @@ from ghostfleet_simulator.runtime.work import Prompt, Work
 from ghostfleet_simulator.text.answer import Answer
 from ghostfleet_simulator.text.detokenize import Detokenizer
 
+_CONTENT_TYPE: Final = (b"content-type", b"application/json")
+
 
 class CollectedChoice:
     """The output of one choice of a response in one piece.
@@ -40,18 +41,19 @@ class CollectedChoice:
     Its text is made when the sequence has ended, unless stop strings have to be looked for at every token.
     """
 
-    __slots__ = ("_answer", "_detokenizer", "_generation", "_read", "_seq", "_teller", "_watch", "text")
+    __slots__ = ("_answer", "_detokenizer", "_generation", "_read", "_seq", "_teller", "_text", "_watch")
 
     def __init__(
         self,
         generation: Generation,
         seq: Sequence,
         answer: Answer,
-        detokenizer: Detokenizer,
+        detokenizer: Detokenizer | None,
         teller: Teller | None,
         *,
         watch: bool,
     ) -> None:
+        """`detokenizer` is there where the fragments of the answer are not its text."""
         self._teller = teller
         self._generation = generation
         self._seq = seq
@@ -59,7 +61,7 @@ class CollectedChoice:
         self._detokenizer = detokenizer
         self._watch = watch
         self._read = 0
-        self.text = ""
+        self._text = ""
 
     def token(self) -> None:
         """Look for a stop string in the text with the new token."""
@@ -76,9 +78,12 @@ class CollectedChoice:
     def choice(self, index: int, work: Work, prompt: Prompt, prompt_logprobs: bytes) -> Choice:
         """The answer as choice `index` of the body."""
         seq = self._seq
+        text = b""
+        if not work.prompt_only:
+            text = self._answer.text(0, seq.produced) if self._detokenizer is None else escaped(self._text)
         return Choice(
             index,
-            prompt.prefix + ("" if work.prompt_only else self.text),
+            escaped(prompt.prefix) + text if prompt.prefix else text,
             seq.finish_reason or "abort",
             seq.stop_reason,
             NOTHING if self._teller is None else self._teller.told(self._answer.token_ids(0, seq.produced)),
@@ -86,10 +91,12 @@ class CollectedChoice:
         )
 
     def _feed(self, *, finished: bool) -> str | None:
+        if self._detokenizer is None:
+            return None
         start, self._read = self._read, self._seq.produced
         ids = self._answer.token_ids(start, self._read)
         by_token = finished and self._seq.finish_reason == "stop"
-        self.text += self._detokenizer.feed(ids, finished=finished, stop_token=by_token)
+        self._text += self._detokenizer.feed(ids, finished=finished, stop_token=by_token)
         return self._detokenizer.stop_string
 
 
@@ -103,21 +110,23 @@ class WholeAnswer(Response):
         server: SimulatedServer,
         work: Work,
         arrival_us: int,
-        headers: Mapping[str, str],
+        headers: RawHeaders = (),
         mishap: Mishap | None = None,
     ) -> None:
-        super().__init__(headers=headers)
+        # Not by way of `super`: it would make headers of a body, and there is none yet.
+        self.status_code, self.background = 200, None
+        self.raw_headers = [_CONTENT_TYPE, *headers]
         self._mishap = mishap
         self._server, self._work, self._arrival_us = server, work, arrival_us
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an ASGI application
         """Send the response; nothing is sent to a client that has gone away, whose sequences are aborted at once."""
         work, connection, mishap = self._work, connection_of(scope), self._mishap
         choices: list[CollectedChoice] = []
 
         def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, _index: int) -> Output:
             sampling = prompt.sampling
-            detokenizer = self._server.detokenizer(sampling)
+            detokenizer = None if sampling.plain else self._server.detokenizer(sampling)
             teller = teller_for(work, prompt, self._server)
             choice = CollectedChoice(generation, seq, answer, detokenizer, teller, watch=bool(sampling.stop))
             choices.append(choice)
@@ -137,14 +146,14 @@ class WholeAnswer(Response):
             connection.on_lost = None
             if mishap is not None:
                 mishap.close()
-        self.body = self._body(generation, choices)
-        if wanted := Headers(scope=scope).get(LOAD_FORMAT):
-            self.headers.update(load_header(wanted, self._server))
+        body = self._body(generation, choices)
+        self.raw_headers += load_headers(scope["headers"], self._server)
         if mishap is not None and mishap.truncates is not None:
-            await cut_short(connection, send, 200, self.raw_headers, self.body, mishap.truncates)
+            await cut_short(connection, send, 200, self.raw_headers, body, mishap.truncates)
             return
-        self.headers["content-length"] = str(len(self.body))
-        await super().__call__(scope, receive, send)
+        headers = [(b"content-length", b"%d" % len(body)), *self.raw_headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _body(self, generation: Generation, choices: Iterable[CollectedChoice]) -> bytes:
         work, server = self._work, self._server

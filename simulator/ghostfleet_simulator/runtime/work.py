@@ -38,6 +38,11 @@ class Sampling:
     seed: int | None = None
     """Seed of the answers of this request."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether the fragments of an answer are its text: no stop string to find, no special token to show."""
+        return not self.stop and not self.include_stop_str_in_output and self.skip_special_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

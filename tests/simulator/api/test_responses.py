@@ -198,16 +198,21 @@ def test_without_a_fingerprint_the_key_is_missing_from_streams() -> None:
     assert b"fingerprint" not in chunks(Kind.CHAT, fingerprint=None).finish(b"", "stop", None, 1)
 
 
+def text_of(choice: Choice) -> str:
+    text: str = json.loads(b'"%b"' % choice.text)
+    return text
+
+
 @pytest.mark.parametrize("fingerprint", [PRINT, None])
 def test_a_whole_chat(fingerprint: str | None) -> None:
     """Not streamed, every field is there, null or not, in the order of the model."""
-    choices = [Choice(0, "hello", "stop"), Choice(1, "", "length"), Choice(2, "é", "stop", "END")]
+    choices = [Choice(0, b"hello", "stop"), Choice(1, b"", "length"), Choice(2, escaped("é"), "stop", "END")]
     expected = schema.ChatCompletionResponse(
         **IDENTITY,
         choices=[
             schema.ChatCompletionResponseChoice(
                 index=c.index,
-                message=schema.ChatMessage(role="assistant", content=c.text),
+                message=schema.ChatMessage(role="assistant", content=text_of(c)),
                 finish_reason=c.finish_reason,
                 stop_reason=c.stop_reason,
             )
@@ -221,12 +226,12 @@ def test_a_whole_chat(fingerprint: str | None) -> None:
 
 def test_a_whole_completion() -> None:
     """The same for completions; a stop token's id is a number."""
-    choices = [Choice(0, "hello", "stop", 7), Choice(1, NASTY, "length")]
+    choices = [Choice(0, b"hello", "stop", 7), Choice(1, escaped(NASTY), "length")]
     expected = schema.CompletionResponse(
         **IDENTITY,
         choices=[
             schema.CompletionResponseChoice(
-                index=c.index, text=c.text, finish_reason=c.finish_reason, stop_reason=c.stop_reason
+                index=c.index, text=text_of(c), finish_reason=c.finish_reason, stop_reason=c.stop_reason
             )
             for c in choices
         ],
