@@ -311,6 +311,13 @@ def _priority(request: GenerationRequest, headers: Mapping[str, str]) -> int:
         return request.priority
 
 
+def _rank(headers: Mapping[str, str]) -> int | None:
+    try:
+        return int(headers.get("x-data-parallel-rank", ""))
+    except ValueError:
+        return None
+
+
 def _usage(request: GenerationRequest, facts: Facts) -> tuple[bool, bool]:
     if facts.settings.enable_force_include_usage:
         return True, True
@@ -328,14 +335,13 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 def _late(
     request: GenerationRequest, facts: Facts, headers: Mapping[str, str], prompts: Sequence[Sequence[int]]
 ) -> ApiError | None:
-    rank = headers.get("x-data-parallel-rank")
     return late_problem(
         request,
         prompts,
         vocab_size=facts.tokenizer.vocab_size,
         max_logprobs=facts.settings.max_logprobs,
         max_model_len=facts.max_model_len,
-        rank=int(rank) if rank is not None and rank.strip().lstrip("+-").isdigit() else None,
+        rank=_rank(headers),
         ranks=facts.ranks,
     )
 

@@ -1,28 +1,19 @@
 """The bodies that clients send: their fields, defaults and limits, as vLLM 0.33's request models declare them.
 
-A body is decoded once, checked for what spans several fields (`api.checks`) and then validated. Where it is wrong, the
-same is done again as slowly as FastAPI does it, so that the answer holds its very words. Unknown fields are accepted.
+Unknown fields are accepted.
 Source: vLLM 0.33 entrypoints/openai/{chat_completion,completion}/protocol.py and serve/tokenize/protocol.py.
 """
 
 from __future__ import annotations
 
-import email.message
-import json
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
-import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ghostfleet_simulator.api import checks
-from ghostfleet_simulator.api.errors import (
-    invalid_body,
-    malformed_json,
-    unreadable_body,
-    validation_error,
-    wrong_media_type,
-)
+from ghostfleet_simulator.api.bodies import Parser
+from ghostfleet_simulator.api.errors import validation_error
 from ghostfleet_simulator.api.messages import Messages
 
 MAX_STOP_STRINGS: Final = 4
@@ -296,68 +287,6 @@ class DetokenizeRequest(_Body):
 
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0, le=2**63 - 1)]]
-
-
-def _declared_json(content_type: str) -> bool:
-    """Whether FastAPI decodes a body of this type before it looks at anything else."""
-    header = email.message.Message()
-    header["content-type"] = content_type
-    subtype = header.get_content_subtype()
-    return header.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except json.JSONDecodeError as error:
-        raise malformed_json(error.msg, error.pos) from None
-    except (ValueError, RecursionError):  # not a text at all, digits without end, brackets without end
-        raise unreadable_body() from None
-
-
-T = TypeVar("T")
-
-
-class Parser(Generic[T]):
-    """Makes requests of one type out of bodies.
-
-    `check` looks at what spans several fields and raises `ApiError`; `order` names the fields as they stand in
-    vLLM's model; errors come in that order.
-    """
-
-    def __init__(self, type_: Any, check: checks.Check | None = None, order: str = "") -> None:
-        self.adapter: TypeAdapter[T] = TypeAdapter(type_)
-        self._check = check
-        self._rank = {name: rank for rank, name in enumerate(order.split())}
-
-    def parse(self, body: bytes, content_type: str) -> T:
-        """The request in `body`. Raises `ApiError` with vLLM's words, `HTTPException` where FastAPI has the word."""
-        if content_type.lower().partition(";")[0] != "application/json":
-            if body and _declared_json(content_type):
-                _decoded(body)
-            raise wrong_media_type()
-        try:
-            data = msgspec.json.decode(body)
-        except (ValueError, RecursionError):  # msgspec's own errors are values that are wrong
-            data = _decoded(body) if body else None
-        if self._check is not None and type(data) is dict:
-            self._check(data)
-        try:
-            return self.adapter.validate_python(data, from_attributes=True)
-        except ValidationError:
-            return self._exactly(_decoded(body) if body else None)
-
-    def _exactly(self, data: Any) -> T:
-        if data is None:
-            raise invalid_body([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
-        if self._check is not None and type(data) is dict:
-            self._check(data)
-        try:
-            return self.adapter.validate_python(data, from_attributes=True)
-        except ValidationError as error:
-            found = error.errors(include_url=False)
-        found.sort(key=lambda item: self._rank.get(str(item["loc"][0]), len(self._rank)) if item["loc"] else 0)
-        raise invalid_body([{**item, "loc": ("body", *item["loc"])} for item in found])
 
 
 CHAT: Final[Parser[ChatCompletionRequest]] = Parser(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import (
     ApiError,
     internal_error,
@@ -17,7 +19,7 @@ from ghostfleet_simulator.api.errors import (
     unknown_model,
     validation_error,
 )
-from ghostfleet_simulator.api.requests import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, Parser
+from ghostfleet_simulator.api.requests import CHAT, COMPLETION, DETOKENIZE, TOKENIZE
 
 JSON = "application/json"
 
@@ -180,6 +182,15 @@ def test_at_most_ten_errors_are_told() -> None:
     assert error.message.startswith("11 validation errors:\n  {'type': 'missing', 'loc': 'body.messages.0.")
     assert error.message.endswith("\n  ...and 1 more errors")
     assert error.message.count("\n") == 11
+
+
+def test_of_a_long_list_the_first_wrong_item_is_told() -> None:
+    """Telling all of them would hold the server up: a megabyte of wrong messages is millions of errors in vLLM."""
+    began = time.monotonic()
+    message = refusal(CHAT, {"messages": [{"role": "user", "content": "x"}] * 1000 + [7] * 100_000}).message
+    assert time.monotonic() - began < 2
+    assert message.startswith("8 validation errors:\n  {'type': 'dict_type', 'loc': 'body.messages.1000.")
+    assert refusal(DETOKENIZE, {"tokens": [-1] * 20}).message.startswith("20 validation errors:")
 
 
 def complaints(adapter: TypeAdapter[object], value: object) -> list[tuple[str, str]]:
