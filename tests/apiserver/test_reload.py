@@ -154,6 +154,34 @@ def test_endpoints_are_those_of_the_ready_pods(cluster: Cluster, namespace: str,
         assert cluster.condition(namespace, "one", "Ready")["status"] == "False"
 
 
+# Accepted by the schema of the API server, which cannot compare two quantities.
+INVALID: Json = {"spec": {"pod": {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}}}
+
+
+def test_pods_of_a_spec_that_turned_invalid_are_still_counted_and_told_of(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """What runs goes on, so schedulers and autoscalers must not lose sight of it; nor of what becomes of it."""
+    with fleet(cluster, namespace, tmp_path, "a", "b") as running:
+        running.synced(1)
+        cluster.merge(SERVER, namespace, "one", INVALID)
+
+        def stalled(endpoints: int) -> Json:
+            status = cluster.status(namespace, "one")
+            assert cluster.condition(namespace, "one", "Stalled").get("reason") == "Invalid", status
+            assert (status["endpointCount"], status["profile"]["syncedReplicas"]) == (endpoints, endpoints), status
+            return status
+
+        status = eventually(lambda: stalled(2))
+        assert (status["replicas"], status["readyReplicas"], len(status["endpoints"])) == (2, 2, 2)
+        pod = next(p["metadata"]["name"] for p in cluster.list(POD, namespace) if p["metadata"]["name"].endswith("-a"))
+        running.pods.set_ready(pod, running.addresses["a"], ready=False)
+        eventually(lambda: stalled(1))
+        listed = cluster.must_get(CONFIG_MAP, namespace, "one-endpoints")["data"]["endpoints.yaml"]
+        assert running.addresses["b"] in listed
+        assert running.addresses["a"] not in listed
+
+
 def test_a_patched_pod_is_found_and_brought_back(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     with fleet(cluster, namespace, tmp_path, "a") as running:
         wanted = running.synced(1)["profile"]["desired"]["hash"]

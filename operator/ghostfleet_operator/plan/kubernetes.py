@@ -10,7 +10,7 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ghostfleet_operator.kinds.meta import API_VERSION
 from ghostfleet_operator.kinds.pod import RESERVED_PREFIX, Image, Pod, Resources, amount
@@ -132,7 +132,7 @@ def deployment(plan: ServerPlan, options: Options) -> Child:
     return _child(plan, "apps/v1", "Deployment", names.deployment) | {"spec": spec}
 
 
-def endpoints_config_map(plan: ServerPlan, replicas: tuple[Replica, ...]) -> Child:
+def endpoints_config_map(server: Owner, replicas: tuple[Replica, ...]) -> Child:
     """Every server that takes requests, as the EPP's file discovery reads it: ports are strings, addresses IPv4.
 
     JSON is YAML, so the text under `endpoints.yaml` serves both. What does not fit a ConfigMap is left out from the
@@ -143,7 +143,7 @@ def endpoints_config_map(plan: ServerPlan, replicas: tuple[Replica, ...]) -> Chi
         labels = {key: value for key, value in sorted(replica.labels.items()) if key != "pod-template-hash"}
         entry = {
             "name": replica.name,
-            "namespace": plan.namespace,
+            "namespace": server.namespace,
             "address": address,
             "port": str(PORT),
             "labels": labels,
@@ -156,8 +156,8 @@ def endpoints_config_map(plan: ServerPlan, replicas: tuple[Replica, ...]) -> Chi
     left_out = len(found) - len(entries)
     annotations = {LEFT_OUT_ANNOTATION: str(left_out)} if left_out else {}
     body = '{"endpoints": [' + ",".join(f"\n{entry}" for entry in entries) + "]}\n"
-    names = ChildNames.of(plan.name, plan.uid)
-    return _child(plan, "v1", "ConfigMap", names.endpoints, annotations) | {"data": {ENDPOINTS_KEY: body}}
+    names = ChildNames.of(server.name, server.uid)
+    return _child(server, "v1", "ConfigMap", names.endpoints, annotations) | {"data": {ENDPOINTS_KEY: body}}
 
 
 def image_reference(default: str, image: Image) -> str:
@@ -188,21 +188,19 @@ def _labels(name: str) -> dict[str, str]:
     }
 
 
-def _child(
-    plan: ServerPlan, api_version: str, kind: str, name: str, annotations: dict[str, str] | None = None
-) -> Child:
+def _child(server: Owner, api_version: str, kind: str, name: str, annotations: dict[str, str] | None = None) -> Child:
     owner = {
         "apiVersion": API_VERSION,
         "kind": "SimulatedModelServer",
-        "name": plan.name,
-        "uid": plan.uid,
+        "name": server.name,
+        "uid": server.uid,
         "controller": True,
         "blockOwnerDeletion": True,
     }
     metadata: dict[str, Any] = {
         "name": name,
-        "namespace": plan.namespace,
-        "labels": _labels(plan.name),
+        "namespace": server.namespace,
+        "labels": _labels(server.name),
         "ownerReferences": [owner],
     }
     if annotations:

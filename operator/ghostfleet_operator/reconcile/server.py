@@ -16,6 +16,7 @@ from ghostfleet_operator.kinds.profile import LatencyProfile, parse_profile
 from ghostfleet_operator.kinds.server import ServerStatus, SimulatedModelServer, parse_server, parse_status
 from ghostfleet_operator.plan.kubernetes import (
     DOCUMENT_KEY,
+    Child,
     ChildNames,
     Options,
     children,
@@ -117,9 +118,19 @@ class _Pass:
         return self.kinds is _ALL
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Namespace and name of the server."""
-        return self.raw["metadata"]["namespace"], self.raw["metadata"]["name"]
+    def namespace(self) -> str:
+        """Namespace of the server."""
+        return str(self.raw["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        """Name of the server."""
+        return str(self.raw["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        """UID of the server."""
+        return self.memory.uid
 
 
 class ServerReconciler:
@@ -195,17 +206,17 @@ class ServerReconciler:
         return reader
 
     async def _work(self, run: _Pass) -> None:
-        try:
-            server = parse_server(run.raw)
-        except InvalidInput as error:
-            run.obstacle = Obstacle.invalid(error)
-            await self._report(run)
-            return
-        run.pods = owned_pods(await run.reader.of_server(POD, *run.place), run.names.deployment)
+        run.pods = owned_pods(await run.reader.of_server(POD, run.namespace, run.name), run.names.deployment)
         await run.memory.pods.refresh(run.pods)
         current = await self._current(run)
+        # The status counts by it, and a process that has just started may not have heard of it yet.
+        await run.reader.get(DEPLOYMENT, run.namespace, run.names.deployment)
         try:
+            server = parse_server(run.raw)
             resolved = resolve(server, await self._profiles(run, server))
+        except InvalidInput as error:
+            run.obstacle = Obstacle.invalid(error)
+            await self._keep(run, current)
         except Unresolved as error:
             run.unresolved = error
             await self._keep(run, current)
@@ -224,7 +235,7 @@ class ServerReconciler:
             raise _Unconfirmed
         options = Options(
             simulator_image=self._settings.simulator_image,
-            token=admin_token(self._settings.key, run.memory.uid),
+            token=admin_token(self._settings.key, run.uid),
             image_pull_policy=self._settings.image_pull_policy,
             image_pull_secrets=self._settings.image_pull_secrets,
         )
@@ -234,19 +245,26 @@ class ServerReconciler:
             run.obstacle, run.delay = self._blocked(foreign)
             await self._unplan(run)
             return
-        try:
-            corrections = await self._children.ensure(wanted, run.reader, memory.children, live=run.live)
-        except Invalid as error:
-            run.obstacle, run.error = Obstacle("WriteFailed", str(error), permanent=False), error
+        if error := await self._apply(run, wanted):
+            run.obstacle = Obstacle("WriteFailed", str(error), permanent=False)
             await self._unplan(run)
             return
+        if run.live:
+            await self._children.prune(wanted, run.reader, run.namespace, run.name, memory.uid)
+        await self._deliver(run, run.plan.document)
+
+    async def _apply(self, run: _Pass, wanted: list[Child]) -> Invalid | None:
+        """Bring children to what is wanted; why the API refused one, if it did."""
+        try:
+            corrections = await self._children.ensure(wanted, run.reader, run.memory.children, live=run.live)
+        except Invalid as error:
+            run.error = error
+            return error
         for correction in corrections:
             self._observer.corrected(correction.kind)
             text = f"{correction.kind} {correction.name} was put right: {correction.what}"
             await self._recorder.emit(run.raw, Notice(Severity.NORMAL, "DriftCorrected", text))
-        if run.live:
-            await self._children.prune(wanted, run.reader, *run.place, memory.uid)
-        await self._deliver(run, run.plan.document)
+        return None
 
     async def _unplan(self, run: _Pass) -> None:
         """Drop a plan whose document could not be given out: its revision was never used, so nobody may count on it."""
@@ -254,11 +272,14 @@ class ServerReconciler:
             run.plan = None
 
     async def _keep(self, run: _Pass, current: Document | None) -> None:
-        """Without a profile to plan with, what runs stays as it is: its pods go on with the last document."""
-        if current is not None:
-            await self._deliver(run, current)
-        else:
+        """Without a plan what runs stays as it is: its pods go on with the last document, and are told of."""
+        if current is None:
             run.delay = self._spread(self._settings.observe_seconds)
+            return
+        endpoints = [endpoints_config_map(run, run.memory.pods.replicas(run.pods))]
+        if not await self._children.foreign(endpoints, run.reader, run.uid):
+            await self._apply(run, endpoints)
+        await self._deliver(run, current)
 
     async def _deliver(self, run: _Pass, document: Document) -> None:
         memory, pods = run.memory, run.pods
@@ -276,8 +297,8 @@ class ServerReconciler:
 
     async def _current(self, run: _Pass) -> Document | None:
         """The document that was last given out, if the ConfigMap is ours and still holds one."""
-        found = await run.reader.get(CONFIG_MAP, run.place[0], run.names.config)
-        if found is None or not is_ours(found, run.memory.uid):
+        found = await run.reader.get(CONFIG_MAP, run.namespace, run.names.config)
+        if found is None or not is_ours(found, run.uid):
             return None
         try:
             return Document.parse(json.loads((found.get("data") or {}).get(DOCUMENT_KEY, "")))
@@ -288,7 +309,7 @@ class ServerReconciler:
         self, run: _Pass, server: SimulatedModelServer
     ) -> Callable[[str, str], LatencyProfile | InvalidInput | None]:
         reference = server.spec.profile_ref
-        found = await run.reader.get(PROFILE, run.place[0], reference.name) if reference else None
+        found = await run.reader.get(PROFILE, run.namespace, reference.name) if reference else None
         if found is None or found["metadata"].get("deletionTimestamp"):
             return lambda _kind, _name: None
         profile: LatencyProfile | InvalidInput
@@ -306,12 +327,12 @@ class ServerReconciler:
 
     async def _report(self, run: _Pass) -> None:
         """Write the status where it changed, and tell what deserves an Event."""
-        deployment = self._store.get(DEPLOYMENT, run.place[0], run.names.deployment)
-        ours = deployment is not None and is_ours(deployment, run.memory.uid)
+        deployment = self._store.get(DEPLOYMENT, run.namespace, run.names.deployment)
+        ours = deployment is not None and is_ours(deployment, run.uid)
         status = server_status(
             Observation(
-                namespace=run.place[0],
-                name=run.place[1],
+                namespace=run.namespace,
+                name=run.name,
                 generation=run.raw["metadata"]["generation"],
                 now=self._now(),
                 previous=run.previous,
@@ -332,14 +353,13 @@ class ServerReconciler:
         self._observe_sync(run.previous, after)
 
     async def _write_status(self, run: _Pass, status: dict[str, Any]) -> None:
-        namespace, name = run.place
         body = {
             "apiVersion": SERVER.api_version,
             "kind": SERVER.name,
             "metadata": {
-                "name": name,
-                "namespace": namespace,
-                "uid": run.memory.uid,
+                "name": run.name,
+                "namespace": run.namespace,
+                "uid": run.uid,
                 # A status made from an older spec or status would only have to be mended.
                 "resourceVersion": run.raw["metadata"]["resourceVersion"],
             },
@@ -350,7 +370,7 @@ class ServerReconciler:
         except KubeError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            self._store.forget(SERVER, namespace, name, run.memory.uid)
+            self._store.forget(SERVER, run.namespace, run.name, run.uid)
 
     def _observe_sync(self, before: ServerStatus, after: ServerStatus) -> None:
         synced, last = after.profile, before.profile
