@@ -252,4 +252,5 @@ class Pod(Settings):
     """Priority class of the pods."""
 
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
-    """Time that running requests have to end when a pod is stopped."""
+    """Time that a pod has to stop. For 5 s of it it goes on as before, so that clients and schedulers turn away from
+    it; then running requests may end, and 5 s before its end those that still run are aborted."""

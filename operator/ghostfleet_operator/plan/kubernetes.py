@@ -30,9 +30,29 @@ ENDPOINTS_KEY: Final = "endpoints.yaml"
 
 _USER: Final = 65532
 _DEFAULT_REQUESTS: Final = {"cpu": "50m", "memory": "96Mi"}
+_WITHDRAWAL_SECONDS: Final = 5
+"""How long a pod that is to stop goes on as before: proxies and gateways need it to take the pod off their lists."""
+_ENDING_SECONDS: Final = 5
+"""What is left of the grace period when the last requests are aborted, to tell their clients and to end."""
 _MOST_ENDPOINT_BYTES: Final = 900_000  # a ConfigMap and the EPP's file discovery both end at 1 MiB
 
 Child = dict[str, Any]
+
+
+class Owner(Protocol):
+    """What children are named after and belong to; a plan is one."""
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the server."""
+
+    @property
+    def name(self) -> str:
+        """Name of the server."""
+
+    @property
+    def uid(self) -> str:
+        """UID of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +197,17 @@ def image_reference(default: str, image: Image) -> str:
     return f"{base}@{digest}" if digest else base
 
 
+def stopping(grace_seconds: int) -> tuple[int, int]:
+    """How a pod spends its grace period: seconds it serves on while endpoints are withdrawn, seconds it drains.
+
+    The server refuses new requests as soon as it drains, as vLLM does, so nobody may know it by then. What remains is
+    for the end; short periods are shared out so that half of them is for the drain.
+    """
+    share = grace_seconds // 4
+    withdrawal = min(_WITHDRAWAL_SECONDS, share)
+    return withdrawal, grace_seconds - withdrawal - min(_ENDING_SECONDS, share)
+
+
 def _labels(name: str) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "ghostfleet-simulator",
@@ -240,6 +271,7 @@ def _pod_spec(names: ChildNames, pod: Pod, options: Options) -> dict[str, Any]:
 
 
 def _container(pod: Pod, options: Options) -> dict[str, Any]:
+    withdrawal, drain = stopping(pod.termination_grace_period_seconds)
     container: dict[str, Any] = {
         "name": "server",
         "image": image_reference(options.simulator_image, pod.image),
@@ -250,6 +282,7 @@ def _container(pod: Pod, options: Options) -> dict[str, Any]:
             *("--port", str(PORT)),
             *("--admin-port", str(ADMIN_PORT)),
             *("--admin-token-file", f"/etc/ghostfleet/admin/{ADMIN_FILE}"),
+            *("--shutdown-timeout", str(drain)),
         ],
         "env": [
             {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
@@ -278,6 +311,8 @@ def _container(pod: Pod, options: Options) -> dict[str, Any]:
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (a volume of the pod's own)
         ],
     }
+    if withdrawal:
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": withdrawal}}}
     policy = pod.image.pull_policy.value if pod.image.pull_policy else options.image_pull_policy
     if policy:
         container["imagePullPolicy"] = policy

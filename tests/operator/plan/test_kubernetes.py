@@ -23,6 +23,7 @@ from ghostfleet_operator.plan.kubernetes import (
     image_reference,
     is_ours,
     selector,
+    stopping,
 )
 from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_simulator.document import Document
@@ -150,6 +151,7 @@ def test_the_container_keeps_the_pod_contract() -> None:
         "--port": "8000",
         "--admin-port": "9101",
         "--admin-token-file": f"{mounts['admin']}/token",
+        "--shutdown-timeout": "50",
     }
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     probes = {
@@ -162,6 +164,24 @@ def test_the_container_keeps_the_pod_contract() -> None:
         "readinessProbe": ("/admin/ready", 9101),
     }
     assert [variable["name"] for variable in container["env"]] == ["POD_NAME", "POD_NAMESPACE", "POD_IP"]
+
+
+def test_a_pod_serves_until_it_is_off_all_lists_and_then_drains_within_its_grace_period() -> None:
+    for grace, sleep, drain in ((60, 5, 50), (7, 1, 5), (3600, 5, 3590)):
+        spec = pod_of(pod={"terminationGracePeriodSeconds": grace})["spec"]
+        (container,) = spec["containers"]
+        assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": sleep}}}
+        assert container["args"][-2:] == ["--shutdown-timeout", str(drain)]
+        assert spec["terminationGracePeriodSeconds"] == grace
+    hurried = pod_of(pod={"terminationGracePeriodSeconds": 1})["spec"]["containers"][0]
+    assert "lifecycle" not in hurried, "the API server refuses a sleep of no seconds"
+
+
+@given(st.integers(1, 3600))
+def test_half_of_any_grace_period_is_for_running_requests(grace: int) -> None:
+    withdrawal, drain = stopping(grace)
+    assert grace / 2 <= drain <= grace - 2 * withdrawal
+    assert withdrawal >= 0
 
 
 def test_what_the_user_says_about_pods_is_in_the_template() -> None:
