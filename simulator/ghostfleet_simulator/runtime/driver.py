@@ -137,15 +137,17 @@ class Driver:
             seq.owner.finish()
             self._observer.on_finished(seq, self._clock.now_us())
 
-    def submit(self, seq: Sequence) -> None:
-        """Queue a sequence whose `owner` is an `Output`; it is admitted in the pass that follows at once."""
+    def submit(self, *sequences: Sequence) -> None:
+        """Queue sequences whose `owner` is an `Output`, at one moment; the pass that follows at once admits them."""
         now_us = self._clock.now_us()
         if self._closed:
-            seq.status, seq.finish_reason = Status.FINISHED, "abort"
-            seq.owner.finish()
-            self._observer.on_finished(seq, now_us)
+            for seq in sequences:
+                seq.status, seq.finish_reason = Status.FINISHED, "abort"
+                seq.owner.finish()
+                self._observer.on_finished(seq, now_us)
             return
-        self._engine.add(seq, now_us)
+        for seq in sequences:
+            self._engine.add(seq, now_us)
         if not self._paused or self._engine.running:
             self._soon(now_us)
 

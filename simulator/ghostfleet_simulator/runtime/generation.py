@@ -32,13 +32,12 @@ class Generation:
         """In the order of the choices."""
 
     def begin(self, prompts: list[list[Sequence]]) -> None:
-        """Queue the answers of each prompt, all of them before any is admitted."""
+        """Queue the answers of each prompt, all of them at one moment."""
         for sequences in prompts:
             self.sequences += sequences
             self._siblings |= dict.fromkeys(sequences, _Answers(sequences))
         self._open = len(self.sequences)
-        for seq in self.sequences:
-            self._driver.submit(seq)
+        self._driver.submit(*self.sequences)
 
     def ended(self, seq: Sequence) -> None:
         """Said by an output when its sequence has ended, before the request as a whole may go on."""
