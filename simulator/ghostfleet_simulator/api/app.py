@@ -20,7 +20,8 @@ from ghostfleet_simulator.api.instrumentation import Instrumented
 from ghostfleet_simulator.api.load import Load, LoadTracking
 from ghostfleet_simulator.api.openapi import describe
 from ghostfleet_simulator.api.preflight import Facts
-from ghostfleet_simulator.api.routes import information, tokenization
+from ghostfleet_simulator.api.routes import information, tokenization, tokenizer_information
+from ghostfleet_simulator.api.scale_out import sagemaker, scale_out
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 _log = logging.getLogger("ghostfleet.api")
@@ -47,6 +48,10 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
     generating = Generating(server, facts)
     app.include_router(generation(generating))
     if http.development_mode:
+    app.include_router(scale_out(server, facts))
+    app.include_router(sagemaker(generating))
+    if http.enable_tokenizer_info_endpoint:
+        app.include_router(tokenizer_information(server.tokenizer))
         app.include_router(development(server))
     describe(app)
     app.add_exception_handler(ApiError, _told)

@@ -9,10 +9,14 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION, DETOKENIZE, TOKENIZE
+from ghostfleet_simulator.api.token_requests import GENERATE
 
 _BODIES: Final[dict[str, TypeAdapter[Any]]] = {
     "/v1/chat/completions": CHAT.adapter,
     "/v1/completions": COMPLETION.adapter,
+    "/v1/chat/completions/render": CHAT.adapter,
+    "/v1/completions/render": COMPLETION.adapter,
+    "/inference/v1/generate": GENERATE.adapter,
     "/tokenize": TOKENIZE.adapter,
     "/detokenize": DETOKENIZE.adapter,
 }

@@ -22,6 +22,7 @@ from ghostfleet_simulator.api.requests import (
     TokenizeRequest,
 )
 from ghostfleet_simulator.runtime.server import SimulatedServer
+from ghostfleet_simulator.text.tokenizer import Tokenizer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,6 +124,29 @@ def tokenization(facts: Facts) -> APIRouter:
         return JSONResponse(await off_loop_if_large(body, work))
 
     return router
+
+
+def tokenizer_information(tokenizer: Tokenizer) -> APIRouter:
+    """`GET /tokenizer_info`: the tokenizer's configuration, special tokens as their text."""
+    router = APIRouter()
+
+    @router.get("/tokenizer_info")
+    async def tokenizer_info() -> JSONResponse:
+        """Configuration of the tokenizer."""
+        config: dict[str, Any] = _plain(tokenizer.config)
+        # vLLM wraps the tokenizer in a class of this name (tokenizers/hf.py).
+        name = f"Cached{config.pop('tokenizer_class', 'PreTrainedTokenizerFast')}"
+        return JSONResponse({"tokenizer_class": name, **config})
+
+    return router
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "content" in value and "lstrip" in value:  # an added token
+            return value["content"]
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _tokenized(request: TokenizeRequest, facts: Facts) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Tokenizer:
         self.pieces: Pieces | None = Pieces(self._content, self.special_ids) if byte_level else None
         """Text of single tokens; None where a token's text depends on its neighbours."""
         self._chat = _chat_template(config, folder, chat_template)
+        self.config = config if chat_template is None else config | {"chat_template": _given_template(chat_template)}
+        """What `tokenizer_config.json` says, with the chat template that is used in its place."""
         self._derived: dict[Any, Any] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
