@@ -39,6 +39,12 @@ class Kubectl:
         items: list[Object] = self.get(*arguments)["items"]
         return items
 
+    def node_url(self, service: str) -> str:
+        """Base URL of a Service of type NodePort, as clients outside of the cluster have it."""
+        port = self.get("service", service)["spec"]["ports"][0]["nodePort"]
+        addresses = self.items("nodes")[0]["status"]["addresses"]
+        return f"http://{next(found['address'] for found in addresses if found['type'] == 'InternalIP')}:{port}"
+
     def apply(self, *objects: Object) -> None:
         """Server-side apply, with unknown fields refused."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})

@@ -44,10 +44,7 @@ def fleet(kubectl: Kubectl) -> Kubectl:
 @pytest.fixture(scope="module")
 def client(fleet: Kubectl) -> openai.OpenAI:
     """The unmodified SDK against the node port of the Service."""
-    port = fleet.get("service", "alpha")["spec"]["ports"][0]["nodePort"]
-    addresses = fleet.items("nodes")[0]["status"]["addresses"]
-    node = next(address["address"] for address in addresses if address["type"] == "InternalIP")
-    return openai.OpenAI(base_url=f"http://{node}:{port}/v1", api_key="none", max_retries=0, timeout=30)
+    return openai.OpenAI(base_url=f"{fleet.node_url('alpha')}/v1", api_key="none", max_retries=0, timeout=30)
 
 
 def stream(client: openai.OpenAI, max_tokens: int) -> tuple[float, int, str | None]:
