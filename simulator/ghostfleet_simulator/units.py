@@ -106,10 +106,10 @@ class Duration(_Quantity):
                 f"{_shown(raw)} is not a duration: write a whole number of milliseconds or a string with a unit, "
                 "such as 20, '12.5ms' or '1.5s'"
             )
-        text = str(raw).strip()
+        text = str(raw)
         if text.startswith("-"):
             raise ValueError(f"a duration cannot be negative: {_shown(text)}")
-        match = re.match(DURATION_PATTERN, text)
+        match = re.fullmatch(DURATION_PATTERN, text)
         if not match:
             raise ValueError(
                 f"{_shown(text)} is not a duration: write a number and one of the units ns, us, ms, s, m, h "
@@ -157,8 +157,8 @@ class Size(_Quantity):
     @classmethod
     def parse(cls, raw: object) -> Self:
         """The size that `raw` spells: a whole number of bytes or a string with a unit."""
-        text = "" if isinstance(raw, bool) or not isinstance(raw, (int, str)) else str(raw).strip()
-        match = re.match(SIZE_PATTERN, text)
+        text = "" if isinstance(raw, bool) or not isinstance(raw, (int, str)) else str(raw)
+        match = re.fullmatch(SIZE_PATTERN, text)
         if not match:
             raise ValueError(
                 f"{_shown(raw)} is not a size: write a whole number of bytes or a string with one of the units "
@@ -194,13 +194,12 @@ class Probability(_Quantity):
     @classmethod
     def parse(cls, raw: object) -> Self:
         """The share that `raw` spells: a string, as a decimal or in percent."""
-        if not isinstance(raw, str) or not re.match(PROBABILITY_PATTERN, raw.strip()):
+        if not isinstance(raw, str) or not re.fullmatch(PROBABILITY_PATTERN, raw):
             raise ValueError(
                 f"{_shown(raw)} is not a probability: write a string from '0' to '1' or '0%' to '100%', "
                 "such as '0.05' or '5%'"
             )
-        text = raw.strip()
-        return cls(Decimal(text[:-1]) / 100 if text.endswith("%") else Decimal(text))
+        return cls(Decimal(raw[:-1]) / 100 if raw.endswith("%") else Decimal(raw))
 
     def __float__(self) -> float:
         return float(self._value)
@@ -220,12 +219,12 @@ class Factor(_Quantity):
     @classmethod
     def parse(cls, raw: object) -> Self:
         """The factor that `raw` spells: a whole number or a decimal string."""
-        if isinstance(raw, bool) or not isinstance(raw, (int, str)) or not re.match(FACTOR_PATTERN, str(raw).strip()):
+        if isinstance(raw, bool) or not isinstance(raw, (int, str)) or not re.fullmatch(FACTOR_PATTERN, str(raw)):
             raise ValueError(
                 f"{_shown(raw)} is not a factor: write a whole number or a decimal string of at least 0, "
                 "such as 2 or '1.5'"
             )
-        return cls(Decimal(str(raw).strip()))
+        return cls(Decimal(str(raw)))
 
     def __float__(self) -> float:
         return float(self._value)
