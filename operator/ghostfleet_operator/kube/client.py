@@ -13,10 +13,10 @@ import aiohttp
 from kubernetes.aio.client import ApiClient
 
 from ghostfleet_operator.kube.login import Login
+from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import Conflict, Invalid, Kind, KubeError, Object, Objects, Retry, kind_of
 
-FIELD_MANAGER: Final = "ghostfleet-operator"
-STATUS_MANAGER: Final = "ghostfleet-operator-status"
+STATUS_MANAGER: Final = f"{FIELD_MANAGER}-status"
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _PAGE: Final = "500"

@@ -19,6 +19,7 @@ from ghostfleet_operator.plan.replicas import ServerPlan
 from ghostfleet_operator.resolve import ADMIN_PORT, PORT
 
 FIELD_MANAGER: Final = "ghostfleet-operator"
+"""Owner of the fields that the operator sets; the name under which it is seen everywhere."""
 SERVER_LABEL: Final = f"{RESERVED_PREFIX}server"
 REVISION_ANNOTATION: Final = f"{RESERVED_PREFIX}revision"
 HASH_ANNOTATION: Final = f"{RESERVED_PREFIX}hash"
@@ -141,7 +142,7 @@ def deployment(plan: ServerPlan, options: Options) -> Child:
             "labels": _labels(plan.name) | dict(pod.labels),
             "annotations": dict(pod.annotations) | {RESTART_HASH_ANNOTATION: plan.restart_hash},
         },
-        "spec": _pod_spec(names, pod, options),
+        "spec": _pod_spec(names, plan, options),
     }
     spec = {
         "replicas": plan.replicas,
@@ -239,7 +240,8 @@ def _child(server: Owner, api_version: str, kind: str, name: str, annotations: d
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata}
 
 
-def _pod_spec(names: ChildNames, pod: Pod, options: Options) -> dict[str, Any]:
+def _pod_spec(names: ChildNames, plan: ServerPlan, options: Options) -> dict[str, Any]:
+    pod = plan.server.spec.pod
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -251,7 +253,7 @@ def _pod_spec(names: ChildNames, pod: Pod, options: Options) -> dict[str, Any]:
             "fsGroup": _USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(pod, options)],
+        "containers": [_container(plan, options)],
         "volumes": [
             {"name": "config", "configMap": {"name": names.config, "defaultMode": 0o444}},
             {"name": "admin", "secret": {"secretName": names.secret, "defaultMode": 0o440}},
@@ -270,7 +272,9 @@ def _pod_spec(names: ChildNames, pod: Pod, options: Options) -> dict[str, Any]:
     return spec
 
 
-def _container(pod: Pod, options: Options) -> dict[str, Any]:
+def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
+    pod = plan.server.spec.pod
+    loading = ceil(plan.resolved.config.lifecycle.startup_duration.seconds)
     withdrawal, drain = stopping(pod.termination_grace_period_seconds)
     container: dict[str, Any] = {
         "name": "server",
@@ -296,7 +300,7 @@ def _container(pod: Pod, options: Options) -> dict[str, Any]:
             {"name": "http", "containerPort": PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
         ],
-        "startupProbe": _probe("/health", "http", period=1, failures=60),
+        "startupProbe": _probe("/health", "http", period=1, failures=60 + loading),
         "livenessProbe": _probe("/health", "http", period=10, failures=3),
         "readinessProbe": _probe("/admin/ready", "admin", period=2, failures=2),
         "resources": _resources(pod.resources),

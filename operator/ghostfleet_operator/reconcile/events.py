@@ -13,9 +13,9 @@ from typing import Final
 
 from ghostfleet_operator.kinds.meta import Condition, ConditionStatus, rfc3339
 from ghostfleet_operator.kinds.server import ServerStatus
+from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import EVENT, KubeApi, KubeError, Object
 
-_COMPONENT: Final = "ghostfleet-operator"
 _REMEMBERED: Final = 2000
 _WINDOW: Final = timedelta(minutes=30)
 """The API server keeps an Event for an hour by default, so one in the window still exists."""
@@ -109,8 +109,8 @@ class Recorder:
             "type": notice.severity.value,
             "reason": reason,
             "message": text,
-            "source": {"component": _COMPONENT},
-            "reportingComponent": _COMPONENT,
+            "source": {"component": FIELD_MANAGER},
+            "reportingComponent": FIELD_MANAGER,
             "reportingInstance": self._instance,
             "firstTimestamp": rfc3339(seen.first),
             "lastTimestamp": rfc3339(seen.last),
