@@ -26,7 +26,7 @@ _LIVED_WELL_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.05
 _AFTER_DRAIN_SECONDS: Final = 10.0
 _LARGEST_LOG: Final = 16 * 2**20
-_SETTINGS: Final = ("GHOSTFLEET_", "PYTHONHASHSEED")
+_SETTINGS: Final = ("GHOSTFLEET_", "PYTHONHASHSEED", "VLLM_SERVER_DEV_MODE")
 """Beginnings of the variables that `ghostfleet serve` takes settings from."""
 
 

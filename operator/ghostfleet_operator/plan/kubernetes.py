@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from ghostfleet_operator.kinds.meta import API_VERSION
-from ghostfleet_operator.kinds.pod import RESERVED_PREFIX, Image, Pod, Resources, amount
+from ghostfleet_operator.kinds.pod import RESERVED_PREFIX, Image, Resources, amount
 from ghostfleet_operator.plan.observed import Replica, serving
 from ghostfleet_operator.plan.replicas import ServerPlan
 from ghostfleet_operator.resolve import ADMIN_PORT, PORT
@@ -241,7 +242,7 @@ def _child(server: Owner, api_version: str, kind: str, name: str, annotations: d
 
 
 def _pod_spec(names: ChildNames, plan: ServerPlan, options: Options) -> dict[str, Any]:
-    pod = plan.server.spec.pod
+    pod = plan.resolved.server.spec.pod
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -273,8 +274,8 @@ def _pod_spec(names: ChildNames, plan: ServerPlan, options: Options) -> dict[str
 
 
 def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
-    pod = plan.server.spec.pod
-    loading = ceil(plan.resolved.config.lifecycle.startup_duration.seconds)
+    pod = plan.resolved.server.spec.pod
+    loading = math.ceil(plan.resolved.config.lifecycle.startup_duration.seconds)
     withdrawal, drain = stopping(pod.termination_grace_period_seconds)
     container: dict[str, Any] = {
         "name": "server",

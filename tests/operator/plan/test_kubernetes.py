@@ -166,6 +166,12 @@ def test_the_container_keeps_the_pod_contract() -> None:
     assert [variable["name"] for variable in container["env"]] == ["POD_NAME", "POD_NAMESPACE", "POD_IP"]
 
 
+def test_a_pod_that_takes_long_to_start_is_given_the_time_to() -> None:
+    for duration, failures in (("0s", 60), ("2m", 180), ("1500ms", 62)):
+        (container,) = pod_of(lifecycle={"startupDuration": duration})["spec"]["containers"]
+        assert container["startupProbe"]["failureThreshold"] == failures
+
+
 def test_a_pod_serves_until_it_is_off_all_lists_and_then_drains_within_its_grace_period() -> None:
     for grace, sleep, drain in ((60, 5, 50), (7, 1, 5), (3600, 5, 3590)):
         spec = pod_of(pod={"terminationGracePeriodSeconds": grace})["spec"]
