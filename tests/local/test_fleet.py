@@ -275,7 +275,7 @@ def test_ctrl_c_lets_requests_end_and_a_second_one_does_not(make_fleet: MakeFlee
 def test_detached_fleet_is_seen_changed_and_stopped(make_fleet: MakeFleet, tmp_path: Path) -> None:
     """--detach returns when all is ready; status, apply and down work on it; a second one is refused."""
     fleet = make_fleet(server("one"))
-    up = fleet.run("up", "-f", str(fleet.file), "--detach")
+    up = fleet.run("up", "-df", str(fleet.file))
     assert up.returncode == 0, up.stderr
     assert up.stdout.startswith("curl -N http://127.")
     pids = [fleet.status()["pid"], *(replica["pid"] for replica in fleet.replicas().values())]

@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     if folder.holder() is not None:
         raise _already_running(folder)
     if given.detach:
-        return _detached(plan, argv, given.timeout)
+        return _detached(plan, given.timeout)
     return _attached(plan)
 
 
@@ -127,14 +127,15 @@ def _already_running(folder: StateFolder) -> CommandError:
     )
 
 
-def _detached(plan: Plan, argv: Sequence[str], timeout: float) -> int:
+def _detached(plan: Plan, timeout: float) -> int:
     read(plan.files).resolved()  # what is wrong with the files is told here rather than in a log
     folder = plan.folder
     folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    rest = [word for word in argv if word not in ("-d", "--detach")]
+    files = [f"--file={file}" for file in plan.files]
+    flags = [f"--state={folder.path}", f"--drain={plan.drain_seconds}"]
     with folder.log_file.open("wb") as log:
         supervisor = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-P", "-m", "ghostfleet_operator.cli.main", "up", *rest],
+            [sys.executable, "-P", "-m", "ghostfleet_operator.cli.main", "up", *files, *flags],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
