@@ -97,6 +97,10 @@ def test_help_of_serve_explains_every_flag() -> None:
         (["up", "-f", "x", "--drain", "soon"], "ghostfleet up: --drain: invalid int value: 'soon'"),
         (["status", "extra"], "ghostfleet status: extra: unexpected argument"),
         (["operator", "--workers", "0"], "ghostfleet operator: --workers: '0' is not a whole number of at least 1"),
+        (
+            ["operator", "--health-port", "80800"],
+            "ghostfleet operator: --health-port: '80800' is not a whole number of at least 0 and at most 65535",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], line: str, tmp_path: Path) -> None:
@@ -141,6 +145,30 @@ def test_a_state_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
     result = run("up", "-f", str(file), "--state", str(file / "below"))
     assert result.returncode == 2
     assert result.stderr == f"ghostfleet up: --state {file / 'below'}: cannot be used: Not a directory\n"
+
+
+def test_what_the_system_refuses_is_told_as_such(tmp_path: Path) -> None:
+    """A folder that cannot be made is no mistake in ghostfleet."""
+    fleet, file = tmp_path / "fleet.yaml", tmp_path / "file"
+    fleet.write_text(
+        "apiVersion: ghostfleet.dev/v1alpha1\nkind: SimulatedModelServer\nmetadata: {name: one}\n"
+        "spec: {model: {name: m}, profile: {}}\n"
+    )
+    file.write_text("")
+    result = run("up", "--detach", "-f", str(fleet), "--state", str(file / "below"))
+    assert result.returncode == 1
+    assert result.stderr == f"ghostfleet up: {file / 'below'}: Not a directory\n"
+
+
+def test_a_kubeconfig_that_says_nothing_is_told(tmp_path: Path) -> None:
+    """One line that names the file."""
+    key, config = tmp_path / "key", tmp_path / "config"
+    key.write_text("k" * 32)
+    config.write_text("")
+    result = run("operator", "--key-file", str(key), "--kubeconfig", str(config), "--health-port", "0")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"ghostfleet operator: no credentials for Kubernetes in {config}: ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:

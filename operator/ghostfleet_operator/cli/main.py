@@ -92,6 +92,8 @@ def _explained(program: str, error: Exception) -> int:
         return Exit.USAGE
     if os.environ.get("GHOSTFLEET_DEBUG"):
         raise error
+    if isinstance(error, OSError) and error.filename is not None:
+        return _fail(program, f"{error.filename}: {error.strerror}", Exit.FAILED)
     text = " ".join(str(error).split())
     hint = "this is a mistake in ghostfleet; GHOSTFLEET_DEBUG=1 shows where"
     return _fail(program, f"{type(error).__name__}: {text} ({hint})", Exit.FAILED)

@@ -18,15 +18,16 @@ from ghostfleet_simulator.config import LogFormat, LogLevel
 _NEEDED = ("kopf", "kubernetes", "prometheus_client")
 
 
-def _number(kind: type[int | float], least: float) -> Callable[[str], float]:
+def _number(kind: type[int | float], least: float, most: float = 1e9) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = kind(least) - 1
-        if not least <= value < 1e9:
+        if not least <= value <= most:
             article = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {article} of at least {least:g}")
+            limit = f" and at most {most:g}" if value > most else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not {article} of at least {least:g}{limit}")
         return value
 
     return parse
@@ -67,8 +68,8 @@ def _parser(environ: Mapping[str, str]) -> Parser:
         help="secret that admin tokens come from, at least 16 bytes (GHOSTFLEET_KEY_FILE)",
     )
     add("--health-host", metavar="ADDRESS", help="address of /healthz, /readyz and /metrics")
-    add("--health-port", metavar="PORT", type=_number(int, 0), help="port of /healthz, /readyz and /metrics")
-    add("--workers", metavar="N", type=_number(int, 1), help="servers that are worked on at the same time")
+    add("--health-port", metavar="PORT", type=_number(int, 0, 65535), help="port of /healthz, /readyz and /metrics")
+    add("--workers", metavar="N", type=_number(int, 1, 1000), help="servers that are worked on at the same time")
     add("--writes-per-second", metavar="N", type=_number(float, 0.1), help="writes to the API server in the long run")
     add("--write-burst", metavar="N", type=_number(int, 1), help="writes to the API server at once")
     add("--observe-seconds", metavar="S", type=_number(float, 1), help="how often pods are asked what they run")

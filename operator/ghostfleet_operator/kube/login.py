@@ -33,7 +33,8 @@ class Login:
             await config.load_kube_config(
                 config_file=path, context=self.context, client_configuration=settings, persist_config=False
             )
-        except (config.ConfigException, OSError, yaml.YAMLError) as error:
+        # Content of another shape than a kubeconfig's ends in whatever error it happens to cause over there.
+        except (config.ConfigException, OSError, yaml.YAMLError, TypeError, AttributeError, KeyError) as error:
             place = path or Path.home() / ".kube" / "config"
             text = " ".join(str(error).split())
             raise KubeError(f"no credentials for Kubernetes in {place}: {text}") from None
