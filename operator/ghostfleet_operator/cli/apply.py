@@ -41,10 +41,8 @@ def main(argv: Sequence[str]) -> int:
     current = applied.over(folder.applied_file, files)
     new.over(current).resolved()
     applied.put(folder.applied_file, new, files)
-    supervisor = folder.holder()
-    if supervisor is None:
+    if not folder.signal(RELOAD_SIGNAL):
         raise CommandError("the fleet has just stopped")
-    os.kill(supervisor, RELOAD_SIGNAL)
     for key, source in new.sources.items():
         before = current.sources.get(key)
         verb = "added" if before is None else "unchanged" if before.raw == source.raw else "changed"

@@ -27,10 +27,10 @@ def main(argv: Sequence[str]) -> int:
         folder.forget()
         say(f"ended {left} processes that a killed supervisor left behind" if left else "no fleet runs")
         return Exit.OK
-    os.kill(supervisor, signal.SIGTERM)
+    folder.signal(signal.SIGTERM)
     if given.now:
         time.sleep(0.1)  # the second signal must not be merged with the first
-        os.kill(supervisor, signal.SIGTERM)
+        folder.signal(signal.SIGTERM)
     end = time.monotonic() + given.timeout
     while time.monotonic() < end:
         if folder.holder() != supervisor and not command_line(supervisor):

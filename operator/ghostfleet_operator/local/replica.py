@@ -205,9 +205,12 @@ class Replica:
 
     def _last_words(self) -> str:
         """The last line of the log, which says why a process did not start."""
-        with self.log_file.open("rb") as log:
-            log.seek(max(0, self.log_file.stat().st_size - 2000))
-            lines = log.read().decode(errors="replace").strip().splitlines()
+        try:
+            with self.log_file.open("rb") as log:
+                log.seek(max(0, self.log_file.stat().st_size - 2000))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
         return f" ({lines[-1][:300]})" if lines else ""
 
     async def _spawn(self) -> asyncio.subprocess.Process:

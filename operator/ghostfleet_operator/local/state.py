@@ -109,6 +109,17 @@ class StateFolder:
             os.close(descriptor)
         return None
 
+    def signal(self, number: signal.Signals) -> bool:
+        """Sends a signal to the supervisor that runs; False if none does any more."""
+        holder = self.holder()
+        if holder is None:
+            return False
+        try:
+            os.kill(holder, number)
+        except ProcessLookupError:
+            return False
+        return True
+
     def new_token(self) -> str:
         """A fresh admin token, in its file."""
         token = secrets.token_urlsafe(32)
