@@ -15,7 +15,7 @@ from ghostfleet_simulator.api.development import development
 from ghostfleet_simulator.api.errors import ApiError, internal_error, invalid_body
 from ghostfleet_simulator.api.fault_gate import FaultGate
 from ghostfleet_simulator.api.generate import Generating, failure, generation
-from ghostfleet_simulator.api.hot import HotRoutes
+from ghostfleet_simulator.api.hot import Application, HotRoutes, Shortcut
 from ghostfleet_simulator.api.instrumentation import Instrumented
 from ghostfleet_simulator.api.load import Load, LoadTracking
 from ghostfleet_simulator.api.openapi import describe
@@ -35,12 +35,14 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
     facts = Facts.of(server.config, server.tokenizer)
     http, load = server.config.http, Load()
     documented = not http.disable_fastapi_docs
-    app = FastAPI(
+    app = Application(
         title="Ghostfleet simulated inference server",
         version=server.config.engine.version,
         openapi_url="/openapi.json" if documented else None,
         docs_url="/docs" if documented else None,
         redoc_url="/redoc" if documented else None,
+        # FastAPI's own OpenTelemetry, which newer releases ask about at every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.root_path = http.root_path
     app.include_router(information(server, load))
@@ -74,6 +76,8 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
         app.add_middleware(ApiKeys, keys=api_keys)
     if server.config.api.enable_request_id_headers:
         app.add_middleware(RequestIds)
+    if not (api_keys or server.config.api.enable_request_id_headers or http.enable_server_load_tracking):
+        app.shortcut = Shortcut(server, generating)
     return app
 
 
