@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 from ghostfleet_simulator.api.access import ApiKeys, RequestIds
 from ghostfleet_simulator.api.development import development
-from ghostfleet_simulator.api.errors import ApiError, internal_error, invalid_body
+from ghostfleet_simulator.api.errors import ApiError, internal_error, invalid_body, unreadable_body
 from ghostfleet_simulator.api.fault_gate import FaultGate
 from ghostfleet_simulator.api.generate import Generating, failure, generation
 from ghostfleet_simulator.api.hot import Application, HotRoutes, Shortcut
@@ -49,15 +50,16 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
     app.include_router(tokenization(facts))
     generating = Generating(server, facts)
     app.include_router(generation(generating))
-    if http.development_mode:
-    app.include_router(scale_out(server, facts))
+    app.include_router(scale_out(server, facts, generating))
     app.include_router(sagemaker(generating))
     if http.enable_tokenizer_info_endpoint:
         app.include_router(tokenizer_information(server.tokenizer))
+    if http.development_mode:
         app.include_router(development(server))
     describe(app)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(HotRoutes, generating=generating)
     if http.enable_server_load_tracking:
@@ -89,6 +91,12 @@ async def _told(request: Request, error: Exception) -> Response:  # noqa: ARG001
 async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
     assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for nothing else
     return failure(invalid_body(error.errors()))
+
+
+async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    """What FastAPI makes of a client that leaves amid its body: nobody reads it, but it is counted."""
+    unreadable = unreadable_body()
+    return JSONResponse({"detail": unreadable.detail}, unreadable.status_code)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

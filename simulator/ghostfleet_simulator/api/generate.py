@@ -15,8 +15,8 @@ from starlette.types import Scope
 from ghostfleet_simulator.api import preflight, schema
 from ghostfleet_simulator.api.admission import check_admission
 from ghostfleet_simulator.api.bodies import Parser
-from ghostfleet_simulator.api.errors import ApiError, paused
-from ghostfleet_simulator.api.injected import FAULT_HEADER, error_of, not_understood
+from ghostfleet_simulator.api.errors import ApiError, bad_request, paused
+from ghostfleet_simulator.api.injected import error_of, named, not_understood
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.protocol import connection_of
@@ -24,7 +24,7 @@ from ghostfleet_simulator.api.requests import CHAT, COMPLETION
 from ghostfleet_simulator.api.routes import ERRORS, off_loop_if_large
 from ghostfleet_simulator.api.streaming import EventStream
 from ghostfleet_simulator.api.whole import WholeAnswer
-from ghostfleet_simulator.config import Endpoint, FailureType
+from ghostfleet_simulator.config import Endpoint, Failure, FailureType
 from ghostfleet_simulator.faults.forced import ForcedInvalid
 from ghostfleet_simulator.runtime.process_faults import crash
 from ghostfleet_simulator.runtime.server import SimulatedServer
@@ -52,16 +52,9 @@ class Generating:
         parser, judge = _PROTOCOLS[endpoint]
         headers = _headers(scope)
         parsed = await off_loop_if_large(body, parser.parse, body, headers.get("content-type", ""))
-        fault = None
-        if server.faults.armed:
-            model = parsed.model or facts.aliases[0]
-            try:
-                fault = server.faults.decide(endpoint, model, Headers(scope=scope).getlist)
-            except ForcedInvalid as error:
-                return failure(not_understood(error))
-            if fault is not None and (told := error_of(fault, model)):
-                server.metrics.on_fault(fault.type, headers.get("x-request-id", ""), model)
-                return failure(*told)
+        fault = self.fault(endpoint, parsed.model, scope) if server.faults.armed else None
+        if isinstance(fault, Response):
+            return fault
         facts.check_model(parsed.model)
         check_admission(server, parsed.n or 1)
         work = await off_loop_if_large(body, judge, parsed, facts, headers)
@@ -71,11 +64,27 @@ class Generating:
         response = EventStream if work.stream else WholeAnswer
         if fault is None or work.rejection is not None:
             return response(server, work, arrival_us)
-        server.metrics.on_fault(fault.type, work.id, work.model)
+        return response(server, work, arrival_us, named(fault), self.mishap(fault, work, scope))
+
+    def fault(self, endpoint: Endpoint, model: str | None, scope: Scope) -> Failure | Response | None:
+        """What befalls a request for `model`; where that is an answer of its own, the answer."""
+        server, headers = self._server, Headers(scope=scope)
+        asked = model or self._facts.aliases[0]
+        try:
+            fault = server.faults.decide(endpoint, asked, headers.getlist)
+        except ForcedInvalid as error:
+            return failure(not_understood(error))
+        if fault is not None and (told := error_of(fault, asked)):
+            server.metrics.on_fault(fault.type, headers.get("x-request-id", ""), asked)
+            return failure(*told)
+        return fault
+
+    def mishap(self, fault: Failure, work: Work, scope: Scope) -> Mishap:
+        """What goes wrong with the answer to `work`, which will now be made; a crash may come before it."""
+        self._server.metrics.on_fault(fault.type, work.id, work.model)
         if fault.type is FailureType.CRASH and not fault.tokens:
             crash(fault)
-        mishap = Mishap(fault, server.held, connection_of(scope))
-        return response(server, work, arrival_us, ((FAULT_HEADER.encode(), fault.type.value.encode()),), mishap)
+        return Mishap(fault, self._server.held, connection_of(scope))
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -109,8 +118,13 @@ def generation(generating: Generating) -> APIRouter:
 
 
 def failure(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
-    """The response that an error is."""
-    return Response(error.to_json(), error.status, headers, media_type="application/json")
+    """The response that an error is; as in vLLM, one that quotes half a surrogate pair becomes another one."""
+    try:
+        body = error.to_json()
+    except UnicodeEncodeError as unencodable:
+        error = bad_request(str(unencodable))
+        body = error.to_json()
+    return Response(body, error.status, headers, media_type="application/json")
 
 
 def _streamed(chunk: type[BaseModel]) -> dict[str, Any]:
