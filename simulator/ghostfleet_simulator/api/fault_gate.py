@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ghostfleet_simulator.api.errors import ApiError
-from ghostfleet_simulator.api.injected import FAULT_HEADER, cut_short, end_connection, error_of, hang, not_understood
+from ghostfleet_simulator.api.generate import failure as failure_response
+from ghostfleet_simulator.api.injected import cut_short, end_connection, error_of, hang, named, not_understood
 from ghostfleet_simulator.api.protocol import connection_of
 from ghostfleet_simulator.config import Ending, Endpoint, Failure, FailureType
 from ghostfleet_simulator.faults.forced import ForcedInvalid
@@ -56,7 +55,7 @@ class FaultGate:
         try:
             failure = server.faults.decide(endpoint, "", Headers(scope=scope).getlist)
         except ForcedInvalid as error:
-            await _answer(not_understood(error))(scope, receive, send)
+            await failure_response(not_understood(error))(scope, receive, send)
             return
         if failure is None:
             await self._app(scope, receive, send)
@@ -64,7 +63,7 @@ class FaultGate:
         server.metrics.count_fault(failure.type)
         scope["route"] = _Route(path)
         if told := error_of(failure, server.config.model.aliases[0]):
-            await _answer(*told)(scope, receive, send)
+            await failure_response(*told)(scope, receive, send)
         else:
             await self._perform(failure, scope, receive, send)
 
@@ -101,15 +100,9 @@ class _Kept:
 
 
 def _named(failure: Failure, send: Send) -> Send:
-    header = (FAULT_HEADER.encode(), failure.type.value.encode())
-
     async def naming(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], header]}
+            message = {**message, "headers": [*message["headers"], *named(failure)]}
         await send(message)
 
     return naming
-
-
-def _answer(error: ApiError, headers: dict[str, str] | None = None) -> Response:
-    return Response(error.to_json(), error.status, headers, media_type="application/json")

@@ -37,6 +37,11 @@ def error_of(failure: Failure, model: str) -> tuple[ApiError, dict[str, str]] | 
     return ApiError(told.status, told.error_type, told.message, told.param), headers
 
 
+def named(failure: Failure) -> tuple[tuple[bytes, bytes], ...]:
+    """The header that names a failure, as it is sent."""
+    return ((FAULT_HEADER.encode(), failure.type.value.encode()),)
+
+
 async def hang(held: Held, failure: Failure, connection: Connection) -> None:
     """Wait until the failure is over or the client has gone."""
     over = asyncio.get_running_loop().create_future()

@@ -14,7 +14,7 @@ from ghostfleet_simulator.config import Ending, Failure, FailureType
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
-from ghostfleet_simulator.runtime.held import Held
+from ghostfleet_simulator.runtime.held import Held, Hold
 from ghostfleet_simulator.runtime.process_faults import crash
 
 
@@ -27,7 +27,7 @@ class Mishap:
         self._connection = connection
         self._left = failure.tokens
         self._outputs: list[_Afflicted] = []
-        self._hold = held.add(failure, self._over)
+        self._hold: Hold | None = None
         self._happened = False
         self._silent = False
         self._cutter: _CuttingTransport | None = None
@@ -55,6 +55,8 @@ class Mishap:
     def output(self, inner: Output, generation: Generation, seq: Sequence) -> Output:
         """The output of one sequence, which lets tokens through to `inner` while all is well."""
         self._generation = generation
+        if self._hold is None:
+            self._hold = self._held.add(self._failure, self._over)
         if self.truncates is not None and self._cutter is None:
             return inner  # an answer in one piece is cut when it is there
         output = _Afflicted(self, inner, seq)
@@ -63,7 +65,8 @@ class Mishap:
 
     def close(self) -> None:
         """The answer has ended, or its client is gone."""
-        self._held.drop(self._hold)
+        if self._hold is not None:
+            self._held.drop(self._hold)
 
     def passes(self, *, last: bool) -> bool:
         """Whether a token that is there goes through; the last of the whole answer does not before it has happened."""
@@ -81,7 +84,7 @@ class Mishap:
 
     def _happen(self) -> None:
         match self._failure.type:
-            case FailureType.HANG | FailureType.STALL:
+            case FailureType.HANG | FailureType.STALL if self._hold is not None:
                 self._silent = True
                 self._held.begin(self._hold)
             case FailureType.RESET:

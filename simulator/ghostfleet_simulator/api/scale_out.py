@@ -18,6 +18,7 @@ from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.development import json_body
 from ghostfleet_simulator.api.errors import ApiError, bad_request, internal_error, paused, wrong_media_type
 from ghostfleet_simulator.api.generate import Generating
+from ghostfleet_simulator.api.injected import named
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.render import render_chat, render_completion
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION
@@ -34,7 +35,7 @@ _INVOKED: Final[tuple[tuple[Endpoint, str, Parser[Any]], ...]] = (
 """In the order in which a body is tried."""
 
 
-def scale_out(server: SimulatedServer, facts: Facts) -> APIRouter:
+def scale_out(server: SimulatedServer, facts: Facts, generating: Generating) -> APIRouter:
     """The routes that render prompts and that generate from tokens."""
     router = APIRouter()
     _render(router, facts)
@@ -45,13 +46,19 @@ def scale_out(server: SimulatedServer, facts: Facts) -> APIRouter:
         arrival_us = server.now_us()
         body = await request.body()
         parsed = await off_loop_if_large(body, GENERATE.parse, body, request.headers.get("content-type", ""))
+        fault = generating.fault(Endpoint.GENERATE, parsed.model, request.scope) if server.faults.armed else None
+        if isinstance(fault, Response):
+            return fault
         facts.check_model(parsed.model)
         check_admission(server, 1)
         work = work_of(parsed, facts, request.headers, server.config.limits.max_num_seqs)
         if server.standby.refuses and work.rejection is None:
             server.metrics.on_refused(work.choices)
             work = replace(work, rejection=paused(streamed=work.stream))
-        return TokenAnswers(server, work, parsed.output_mode, arrival_us)
+        if fault is None or work.rejection is not None:
+            return TokenAnswers(server, work, parsed.output_mode, arrival_us)
+        mishap = generating.mishap(fault, work, request.scope)
+        return TokenAnswers(server, work, parsed.output_mode, arrival_us, named(fault), mishap)
 
     @router.post("/inference/v1/abort_requests", response_class=Response)
     async def abort_requests(request: Request) -> Response:

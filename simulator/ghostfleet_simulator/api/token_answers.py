@@ -17,7 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.admission import refused_prompt
 from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.injected import RawHeaders, cut_short
 from ghostfleet_simulator.api.logprobs import AnswerLogprobs
+from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import Connection, connection_of
 from ghostfleet_simulator.api.responses import DONE
 from ghostfleet_simulator.api.telling import told_of_prompt
@@ -165,11 +167,21 @@ class TokenAnswers(Response):
 
     connection: Connection
 
-    def __init__(self, server: SimulatedServer, work: Work, mode: str, arrival_us: int) -> None:
+    def __init__(
+        self,
+        server: SimulatedServer,
+        work: Work,
+        mode: str,
+        arrival_us: int,
+        headers: RawHeaders = (),
+        mishap: Mishap | None = None,
+    ) -> None:
         """`mode` is the request's `output_mode`."""
         self.media_type = "text/event-stream" if work.stream else "application/json"
         super().__init__()
         del self.headers["content-length"]
+        self.raw_headers += headers
+        self._mishap = mishap
         self.server, self.work, self.mode, self._arrival_us = server, work, mode, arrival_us
         self.streams = work.stream
         self._prompt_told = not work.details.token_ids
@@ -191,8 +203,8 @@ class TokenAnswers(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an ASGI application
         """Send the response; a client that goes away has its sequences aborted at once."""
-        work, connection = self.work, connection_of(scope)
-        self.connection = connection
+        work, connection, mishap = self.work, connection_of(scope), self._mishap
+        self.connection = connection if mishap is None or not work.stream else mishap.streamed(connection)
         rejection = work.rejection or refused_prompt(self.server, work)
         if not work.stream and rejection is not None:
             raise rejection
@@ -207,8 +219,9 @@ class TokenAnswers(Response):
         def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
             # Known before the first token comes: a chunk with usage counts the tokens of its sequence.
             self._generation = generation
-            choices.append(_Choice(self, generation, seq, answer, prompt, index))
-            return choices[-1]
+            choice = _Choice(self, generation, seq, answer, prompt, index)
+            choices.append(choice)
+            return choice if mishap is None else mishap.output(choice, generation, seq)
 
         generation = self.server.generate(work, self._arrival_us, output)
         connection.on_lost = generation.abandon
@@ -219,6 +232,11 @@ class TokenAnswers(Response):
             raise
         finally:
             connection.on_lost = None
+            if mishap is not None:
+                mishap.close()
+        if mishap is not None and mishap.ended:
+            await send({"type": "http.response.body", "body": b""})
+            return
         prompt_tokens = len(work.prompts[0].token_ids)
         usage = _usage(prompt_tokens, sum(seq.produced for seq in generation.sequences))
         if self.server.config.api.enable_prompt_tokens_details:
@@ -233,6 +251,9 @@ class TokenAnswers(Response):
             await send({"type": "http.response.body", "body": DONE})
             return
         body = rendered_json(self._whole(choices, usage))
+        if mishap is not None and mishap.truncates is not None:
+            await cut_short(connection, send, 200, self.raw_headers, body, mishap.truncates)
+            return
         self.headers["content-length"] = str(len(body))
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": body})

@@ -44,6 +44,7 @@ class Endpoint(StrEnum):
 
     CHAT = "Chat"
     COMPLETIONS = "Completions"
+    GENERATE = "Generate"
     MODELS = "Models"
     TOKENIZE = "Tokenize"
     DETOKENIZE = "Detokenize"
@@ -53,7 +54,7 @@ class Endpoint(StrEnum):
     LOAD = "Load"
 
 
-GENERATING: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
+GENERATING: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.GENERATE})
 """The endpoints that answer with tokens; what a failure hits that names no endpoint."""
 
 
@@ -82,7 +83,7 @@ class Match(Settings):
     """Models as requests name them, any of which is meant; a request that names none means the first served name."""
 
     endpoints: Annotated[tuple[Endpoint, ...], Field(max_length=len(Endpoint)), AfterValidator(distinct)] = ()
-    """Endpoints, any of which is meant; without any, `Chat` and `Completions`."""
+    """Endpoints, any of which is meant; without any, `Chat`, `Completions` and `Generate`."""
 
     headers: Annotated[tuple[HeaderMatch, ...], Field(max_length=8)] = ()
     """Headers, all of which the request must have."""
@@ -204,7 +205,7 @@ class Failure(Settings):
             if self.after_tokens == 0:
                 raise problem("afterTokens", "a Stall comes after at least 1 token; a Hang comes before the first")
             if not self.match.reach <= GENERATING:
-                raise problem("match.endpoints", "only answers made of tokens can stall: Chat, Completions")
+                raise problem("match.endpoints", "only answers made of tokens can stall: Chat, Completions, Generate")
         if self.after is not None:
             for field in ("probability", "match", "after_tokens"):
                 if getattr(self, field) != type(self).model_fields[field].default:

@@ -20,11 +20,15 @@ Lookup = Callable[[str], list[str]]
 """The values of a header by its lower-case name."""
 
 
+class Asked(Failure):
+    """A failure that a request asked for itself; never equal to one of the configuration."""
+
+
 class ForcedInvalid(Exception):
     """A header that asks for what there is not; the message is for the client."""
 
 
-def forced(endpoint: Endpoint, header: Lookup) -> Failure | None:
+def forced(endpoint: Endpoint, header: Lookup) -> Asked | None:
     """The failure that a request to `endpoint` asks for, ours before llm-d-inference-sim's; raises `ForcedInvalid`."""
     if asked := header(INJECT):
         return _described(asked[0], endpoint)
@@ -33,7 +37,7 @@ def forced(endpoint: Endpoint, header: Lookup) -> Failure | None:
     return None
 
 
-def _described(text: str, endpoint: Endpoint) -> Failure:
+def _described(text: str, endpoint: Endpoint) -> Asked:
     word, *parts = (part.strip() for part in text.split(";"))
     types = {kind.value.lower(): kind for kind in AT_REQUESTS}
     if word.lower() not in types:
@@ -49,15 +53,15 @@ def _described(text: str, endpoint: Endpoint) -> Failure:
             raise ForcedInvalid(f"{INJECT}: {key}: cannot be set for a single request")
         wanted[key] = value
     try:
-        return validated(Failure, wanted)
+        return validated(Asked, wanted)
     except InvalidInput as error:
         raise ForcedInvalid(f"{INJECT}: {error}") from None
 
 
-def _status(text: str) -> Failure:
+def _status(text: str) -> Asked:
     """llm-d-inference-sim takes any number; one that is no status of an error cannot be answered with one."""
     word = text.strip()
     if not (word.isascii() and word.isdecimal() and len(word) == 3 and 400 <= int(word) <= 599):
         raise ForcedInvalid(f"X-Return-Error: {word[:80]!r} is not an HTTP status from 400 to 599")
     message = f"Simulated error triggered by X-Return-Error header (code {int(word)})"
-    return Failure(type=FailureType.HTTP_ERROR, status=int(word), message=message)
+    return Asked(type=FailureType.HTTP_ERROR, status=int(word), message=message)

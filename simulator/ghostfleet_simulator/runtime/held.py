@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from ghostfleet_simulator.config import Failure, Failures
+from ghostfleet_simulator.faults.forced import Asked
 
 
 class Hold:
@@ -40,10 +41,13 @@ class Held:
             self._end(hold)
 
     def add(self, failure: Failure, over: Callable[[], None]) -> Hold:
-        """Enter a failure of an answer; `over` is called once when it is over, never within this call."""
+        """Enter a failure of an answer; `over` is called once when it is over, never within this call.
+
+        One that is no longer in force, because it was switched off since it was decided, is over at once.
+        """
         hold = Hold(failure, over)
         self._holds.add(hold)
-        if self._stopped:
+        if self._stopped or not (failure in self._in_force or isinstance(failure, Asked)):
             hold.timer = asyncio.get_running_loop().call_soon(self._end, hold)
         return hold
 

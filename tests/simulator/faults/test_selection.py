@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostfleet_simulator.config import GENERATING, Endpoint, Failure, Failures, FailureType, LiveConfig
+from ghostfleet_simulator.config import GENERATING, Endpoint, Failure, Failures, FailureType, LiveConfig, Match
 from ghostfleet_simulator.faults.injector import FaultInjector
 from ghostfleet_simulator.problems import InvalidInput, validated
 
@@ -132,7 +132,7 @@ def fits(entry: dict[str, Any], request: Request) -> bool:
     match = entry["match"]
     given = {name.lower(): value for name, value in headers.items()}
     return (
-        endpoint.value in (match["endpoints"] or ["Chat", "Completions"])
+        endpoint.value in (match["endpoints"] or ["Chat", "Completions", "Generate"])
         and (not match.get("models") or model in match["models"])
         and all(h["name"].lower() in given for h in match["headers"])
         and all(given[h["name"].lower()] == h["value"] for h in match["headers"] if "value" in h)
@@ -153,9 +153,9 @@ def test_only_what_matches_fails_and_what_surely_fails_does(
 ) -> None:
     """A request fails by one of the failures that match it; if those add up to 1, it does fail."""
     if (wanted := accepted(raw)) is None:
-        by_match: Counter[str] = Counter()
-        for entry in raw:
-            by_match[str(entry["match"])] += round(float(validated(Failure, entry).probability) * 100)
+        by_match: Counter[Match] = Counter()
+        for failure in (validated(Failure, entry) for entry in raw):
+            by_match[failure.match] += round(float(failure.probability) * 100)
         assert max(by_match.values()) > 100
         return
     for request, found in zip(asked, decided(seed, wanted, asked), strict=True):

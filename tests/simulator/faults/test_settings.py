@@ -77,7 +77,7 @@ def test_several_of_one_type_have_names() -> None:
         ),
         (
             [{"type": "Hang", "match": {"endpoints": ["Health"], "models": ["m"]}}],
-            "failures[0].match.models: only requests to Chat, Completions can be told apart by model",
+            "failures[0].match.models: only requests to Chat, Completions, Generate can be told apart by model",
         ),
         ([{"type": "Hang", "match": {"endpoints": ["Chat", "Chat"]}}], "failures[0].match.endpoints: the names must"),
         ([{"type": "Hang", "match": {"headers": [{"name": "a b"}]}}], "failures[0].match.headers[0].name: 'a b' does"),

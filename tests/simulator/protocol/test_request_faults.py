@@ -365,6 +365,38 @@ def stream(client: openai.OpenAI) -> list[Any]:
     return list(client.chat.completions.create(model="m", messages=messages, max_tokens=10, stream=True))
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/inference/v1/generate", "/invocations"])
+def test_every_way_to_generate_can_fail(paced: Served, path: str) -> None:
+    """Errors, stalls, resets and halves, streamed and whole, wherever tokens come from."""
+    body: ENTRY = {"model": "m", "prompt": "Once upon a time", "max_tokens": 12, "ignore_eos": True}
+    if path == "/inference/v1/generate":
+        body = {"token_ids": [9, 10, 11], "sampling_params": {"max_tokens": 12, "ignore_eos": True}}
+    streamed = {**body, "stream": True}
+    inject(paced, {"type": "RateLimit"})
+    assert httpx.post(f"{paced.url}{path}", json=streamed).status_code == 429
+    inject(paced, {"type": "Stall", "afterTokens": 4, "duration": "400ms"})
+    whole = asked(paced, streamed, path)
+    gaps = [later - earlier for (earlier, _), (later, _) in zip(whole.arrivals, whole.arrivals[1:], strict=False)]
+    assert max(gaps) >= 0.39
+    assert whole.frames[-1] == "data: [DONE]"
+    inject(paced, {"type": "Reset", "afterTokens": 4})
+    raw = asked(paced, streamed, path)
+    assert raw.reset
+    assert len(raw.frames) == 4
+    inject(paced, {"type": "Truncate", "afterTokens": 4})
+    raw = asked(paced, streamed, path)
+    assert len(raw.frames) == 5
+    assert "}" not in raw.frames[-1].rpartition(",")[2]
+    assert raw.data.endswith(b"\r\n0\r\n\r\n")
+    raw = asked(paced, body, path)
+    with pytest.raises(ValueError, match=r"delimiter|Unterminated|Expecting"):
+        json.loads(raw.body)
+    inject(paced, {"type": "Hang", "duration": "400ms"})
+    began = time.monotonic()
+    assert httpx.post(f"{paced.url}{path}", json=body).headers["x-ghostfleet-fault"] == "Hang"
+    assert time.monotonic() - began >= 0.4
+
+
 # --- endpoints beside generation -----------------------------------------------------------------
 
 
