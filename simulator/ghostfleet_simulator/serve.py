@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-<<<<<<< working
 import ctypes
-=======
->>>>>>> generation
 import gc
 import logging
 import signal
