@@ -90,7 +90,10 @@ def _listener(app: FastAPI, shutdown_seconds: int) -> _Listener:
 
 
 def _spare_collector() -> None:
-    """Have the garbage collector leave alone what there is now, for it stays, and look less often at what comes."""
+    """Have the garbage collector leave alone what there is now, for it stays, and look less often at what comes.
+
+    Each look through all of it would hold up the tokens that fall due by some 50 ms.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
@@ -156,9 +159,6 @@ async def _serve(config: ServerConfig, document: Document | None, options: Optio
             tasks.append(group.create_task(api.serve([sockets["port"]])))
             await api.listening.wait()
             server.start()
-            # What is there now stays: each look through all of it for garbage would hold up tokens by some 50 ms.
-            gc.collect()
-            gc.freeze()
             _log.info("Application startup complete.")
             await stop.wait()
             _log.info("[shutdown] API server: stopping engine client mode=%s timeout=%ss", _mode(grace), grace)
