@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ghostfleet_simulator.api.errors import ApiError, internal_error
+from ghostfleet_simulator.api.errors import ApiError, internal_error, unreadable_body
 from ghostfleet_simulator.api.generate import Generating, failure
 from ghostfleet_simulator.api.instrumentation import Instrumented
 from ghostfleet_simulator.config import Endpoint
@@ -52,10 +52,8 @@ class HotRoutes:
             await self._app(scope, receive, send)
             return
         scope["route"] = route
-        body = await _body(receive)
-        if body is None:
-            return
         try:
+            body = await _body(receive)
             response = await self._generating.respond(route.endpoint, scope, body)
             await response(scope, receive, send)
         except ApiError as error:
@@ -119,13 +117,13 @@ async def _nowhere(scope: Scope, _receive: Receive, _send: Send) -> None:
     raise LookupError(scope["path"])
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The body of a request; None if the client went away before it had sent all of it."""
+async def _body(receive: Receive) -> bytes:
+    """The body of a request; `HTTPException`, for the metrics, if the client leaves before it has sent all of it."""
     parts: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            raise unreadable_body()
         part: bytes = message.get("body", b"")
         if not message.get("more_body"):
             return b"".join([*parts, part]) if parts else part
