@@ -8,7 +8,7 @@ FLEET ?= examples/quickstart.yaml
 SYSTEM_PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test check soak bench images crds e2e
+.PHONY: help setup up down test check soak bench clients images crds e2e
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,9 @@ soak: setup ## the long tests, whole
 
 bench: setup ## measure what a token costs and how exactly it comes
 	$(BIN)/python -m bench $(ARGS)
+
+clients: setup ## run aiperf, inference-perf and guidellm against a server, each from a venv of its own (up to 8 GB)
+	$(BIN)/python tools/clients.py $(ARGS)
 
 images: ## build the container images with docker or buildah
 	$(SYSTEM_PYTHON) -m e2e.images $(ARGS)
