@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -23,6 +25,14 @@ _PAGE: Final = "500"
 _LIST_ATTEMPTS: Final = 3
 
 
+@dataclass(slots=True)
+class _Session:
+    """Connections under one login, and the requests that are under way on them."""
+
+    client: ApiClient
+    users: int = 0
+
+
 class KubeClient:
     """Talks to one API server. `budget` is awaited before each write."""
 
@@ -30,7 +40,7 @@ class KubeClient:
         self._login = login
         self._budget = budget
         self._user_agent = user_agent
-        self._client: ApiClient | None = None
+        self._current: _Session | None = None
         self._logging_in = asyncio.Lock()
         self.requests: dict[tuple[str, str, int], int] = {}
         """Requests so far by (verb, plural, status); status 0 is no answer."""
@@ -107,9 +117,9 @@ class KubeClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        client, self._client = self._client, None
-        if client:
-            await client.close()
+        session, self._current = self._current, None
+        if session:
+            await session.client.close()
 
     async def _call(
         self,
@@ -135,34 +145,44 @@ class KubeClient:
         self, method: str, path: str, query: Mapping[str, str] | None, body: Object | None
     ) -> tuple[int, Object, str | None]:
         """Status, body and Retry-After of one request; logs in afresh and tries again where the login expired."""
-        for attempt in (1, 2):
-            client = await self._connected()
-            headers = {"Accept": "application/json", "Content-Type": _content_type(method)}
-            await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-            url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-            try:
-                response = await client.rest_client.request(method, url, headers, body, _request_timeout=_TIMEOUT)
-                raw = await response.read()
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise KubeError(f"{method} {path}: {error or 'no answer in time'}") from None
-            if response.status == HTTPStatus.UNAUTHORIZED and attempt == 1:
-                await self._renew(client)
-                continue
-            return response.status, _object(raw), response.getheader("retry-after")
-        raise AssertionError("unreachable")
+        async with self._session() as session:
+            found = await self._ask(session.client, method, path, query, body)
+            if found[0] != HTTPStatus.UNAUTHORIZED:
+                return found
+            if self._current is session:
+                self._current = None
+        async with self._session() as session:
+            return await self._ask(session.client, method, path, query, body)
 
-    async def _connected(self) -> ApiClient:
-        async with self._logging_in:
-            if self._client is None:
-                self._client = ApiClient(await self._login.configuration())
-                self._client.user_agent = self._user_agent
-            return self._client
+    async def _ask(
+        self, client: ApiClient, method: str, path: str, query: Mapping[str, str] | None, body: Object | None
+    ) -> tuple[int, Object, str | None]:
+        headers = {"Accept": "application/json", "Content-Type": _content_type(method)}
+        await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            response = await client.rest_client.request(method, url, headers, body, _request_timeout=_TIMEOUT)
+            raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise KubeError(f"{method} {path}: {error or 'no answer in time'}") from None
+        return response.status, _object(raw), response.getheader("retry-after")
 
-    async def _renew(self, expired: ApiClient) -> None:
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[_Session]:
+        """The login in use; one that has been replaced is closed by the last request that used it."""
         async with self._logging_in:
-            if self._client is expired:
-                self._client = None
-                await expired.close()
+            if self._current is None:
+                client = ApiClient(await self._login.configuration())
+                client.user_agent = self._user_agent
+                self._current = _Session(client)
+            session = self._current
+            session.users += 1
+        try:
+            yield session
+        finally:
+            session.users -= 1
+            if session.users == 0 and self._current is not session:
+                await session.client.close()
 
 
 def _root(kind: Kind) -> str:
