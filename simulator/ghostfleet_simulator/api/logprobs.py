@@ -91,33 +91,21 @@ class AnswerLogprobs:
         first: bool = False,
     ) -> None:
         details = self._details
-        tokens.append(_shown(details, context, token_id))
-        if first:  # nothing comes before it that would make it likely
+        if first:  # nothing comes before it that would make it likely, or complete a part of a character
+            tokens.append(f"token_id:{token_id}" if details.as_token_ids else self._vocabulary.text(token_id))
             chosen.append(None)
             top.append(None)
-        elif context is self._context:
-            found = self._candidates(context, token_id, details.logprobs or 0)
-            everything = details.logprob_token_ids is not None
-            self._tell(context, found, chosen, top, everything=everything)
         else:
-            count = details.prompt_logprobs
-            self._tell(context, context.candidates(token_id, count or 0), chosen, top)
+            tokens.append(_shown(details, context, token_id))
+            if context is self._context:
+                found = self._candidates(context, token_id, details.logprobs or 0)
+            else:
+                found = context.candidates(token_id, details.prompt_logprobs or 0)
+            wanted = details.logprobs or 0
+            limit = len(found) if details.logprob_token_ids is not None or wanted < 0 else wanted + 1
+            chosen.append(found[0].logprob)
+            top.append({_shown(details, context, c.token_id): c.logprob for c in found[:limit]})
         context.advance(token_id)
-
-    def _tell(
-        self,
-        context: Context,
-        found: list[Candidate],
-        chosen: list[float | None],
-        top: list[Json | None],
-        *,
-        everything: bool = False,
-    ) -> None:
-        details = self._details
-        wanted = details.logprobs or 0
-        limit = len(found) if everything or wanted < 0 else wanted + 1
-        chosen.append(found[0].logprob)
-        top.append({_shown(details, context, c.token_id): c.logprob for c in found[:limit]})
 
 
 def prompt_logprobs(vocabulary: Vocabulary, prompt: Sequence[int], count: int) -> bytes:
