@@ -13,7 +13,9 @@ from ghostfleet_simulator.config.base import Flag, Settings, Switch
 
 def _listed(raw: Any) -> Any:
     """vLLM's command line has these lists as one JSON text."""
-    words = tuple(raw) if isinstance(raw, (list, tuple)) else (raw,)
+    if not isinstance(raw, (list, tuple)):
+        return raw
+    words = tuple(raw)
     if not words or not all(isinstance(word, str) for word in words) or not words[0].lstrip().startswith("["):
         return words
     try:
