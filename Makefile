@@ -38,7 +38,6 @@ check: setup ## style, types, layers, and whether generated files are up to date
 	$(BIN)/python -m ghostfleet_operator.kinds.crd --check
 	$(BIN)/python tools/reference.py --check
 	$(BIN)/python tools/train_tokenizer.py --check
-	$(BIN)/python tools/reference.py --check
 
 soak: setup ## the long tests, whole
 	GHOSTFLEET_SOAK=1 $(BIN)/pytest -m soak --timeout 3600 $(ARGS)
