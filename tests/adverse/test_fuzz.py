@@ -21,9 +21,10 @@ from .fuzz import Tally, cases, fuzz, judged
 
 pytestmark = pytest.mark.soak
 SOAK = os.environ.get("GHOSTFLEET_SOAK") == "1"
-RAW_CASES = 100_000 if SOAK else 1_000
-WARM_UP = 3_000 if SOAK else 300
-SCHEMA_EXAMPLES = 1_000 if SOAK else 8
+RAW_CASES = 100_000 if SOAK else 500
+WARM_UP = 3_000 if SOAK else 100
+SCHEMA_EXAMPLES = 500 if SOAK else 10
+SCHEMA_SECONDS = 900 if SOAK else 8
 GROWTH_BYTES = 96 << 20
 """What a process may have more than after its warm-up: it keeps some of the memory that its largest bodies took."""
 
@@ -132,6 +133,8 @@ def test_schemathesis_finds_no_server_error(fuzzed: Served, tmp_path: Path, capf
             "not_a_server_error",
             "--max-examples",
             str(SCHEMA_EXAMPLES),
+            "--max-time",
+            str(SCHEMA_SECONDS),
             "--phases",
             "examples,coverage,fuzzing",
         ),

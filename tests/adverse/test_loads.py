@@ -26,7 +26,7 @@ from .conftest import Serve, Served
 
 pytestmark = pytest.mark.soak
 SOAK = os.environ.get("GHOSTFLEET_SOAK") == "1"
-SECONDS = 10 if SOAK else 3
+SECONDS = 10.0 if SOAK else 2.0
 STREAMS, ITL_MS = 16, 20
 IDLE = 2_000
 DISCONNECTS_PER_S = 300
@@ -154,12 +154,20 @@ async def disconnects(port: int, seconds: float) -> None:
 LOADS: tuple[Load, ...] = (slow_readers, idle_connections, large_bodies, disconnects)
 
 
+@pytest.fixture(scope="module")
+def calm(paced: Served) -> dict[str, float]:
+    """What the probe sees with nobody else there."""
+    return seen(probe(paced.port))
+
+
 @pytest.mark.parametrize("load", LOADS, ids=lambda load: load.__name__)
-def test_others_keep_their_pace(paced: Served, load: Load, capfd: pytest.CaptureFixture[str]) -> None:
+def test_others_keep_their_pace(
+    paced: Served, calm: dict[str, float], load: Load, capfd: pytest.CaptureFixture[str]
+) -> None:
     """No token comes later than 50 ms, the p99 of the gap error at most doubles, and memory comes back."""
-    asyncio.run(load(paced.port, 1))  # what is set up once is not growth
+    asyncio.run(load(paced.port, 0.5))  # what is set up once is not growth
     paced.until(running=0, waiting=0)
-    calm, before = seen(probe(paced.port)), paced.resident_bytes()
+    before = paced.resident_bytes()
     watch = probe(paced.port)
     asyncio.run(load(paced.port, SECONDS))
     under = seen(watch)
@@ -170,7 +178,7 @@ def test_others_keep_their_pace(paced: Served, load: Load, capfd: pytest.Capture
             f"{key} {calm[key]:.1f} -> {under[key]:.1f}" for key in sorted(under) if key.endswith("_ms")
         )
         sys.stdout.write(f"\n{load.__name__}: {figures}; {grown / 2**20:+.1f} MiB\n")
-    assert under["late_max_ms"] < MOST_LATE_MS + 2 * under["own_late_max_ms"]
+    assert under["late_max_ms"] < max(MOST_LATE_MS, 2 * calm["late_max_ms"]) + 2 * under["own_late_max_ms"]
     assert under["gap_error_p99_ms"] < max(FLOOR_MS, 2 * calm["gap_error_p99_ms"]) + 2 * under["own_late_p99_ms"]
     assert grown < 32 << 20, state
     assert paced.process.poll() is None
