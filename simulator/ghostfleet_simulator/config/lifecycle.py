@@ -15,4 +15,4 @@ class Lifecycle(Settings):
     """Time from the start of the process until it listens, as if a model were loaded; connections are refused."""
 
     wake_up_duration: Annotated[Duration, Flag("wake-up-duration")] = Duration(0)
-    """Time that `POST /wake_up` takes after a sleep of level 1 or 2; of `weights` and `kv_cache` each takes half of it."""
+    """Time that `POST /wake_up` takes after a sleep of level 1 or 2; `weights` and `kv_cache` take half of it each."""
