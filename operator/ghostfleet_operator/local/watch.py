@@ -12,11 +12,14 @@ from watchfiles import awatch
 _QUIET_MS: Final = 50
 """Changes that follow each other faster are one; an editor writes, renames and touches."""
 
+_MOUNTED: Final = "..data"
+
 
 async def changes(paths: Sequence[Path], stop: asyncio.Event) -> AsyncIterator[None]:
     """Yields after each change of one of `paths` or of a file in one that is a folder, until `stop` is set.
 
-    Folders are watched rather than files: an editor or a ConfigMap replaces a file by renaming.
+    Folders are watched rather than files: an editor replaces a file by renaming, and a mounted ConfigMap is replaced by
+    renaming what its files are links into.
     """
     files = {path.absolute() for path in paths if not path.is_dir()}
     folders = {path.absolute() for path in paths if path.is_dir()}
@@ -24,7 +27,7 @@ async def changes(paths: Sequence[Path], stop: asyncio.Event) -> AsyncIterator[N
 
     def concerns(_: object, name: str) -> bool:
         path = Path(name)
-        return path in files or path.parent in folders
+        return path in files or path.parent in folders or path.name == _MOUNTED
 
     for polling in (False, True):
         try:
