@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from ghostfleet_operator.kinds.generated import command
 from ghostfleet_operator.kinds.reference import code, type_text
 from ghostfleet_operator.kinds.schema import fields, structural
 from ghostfleet_simulator.arguments import PROCESS_OPTIONS, settings
@@ -15,8 +14,6 @@ from ghostfleet_simulator.config import LIVE_FIELDS, ServerConfig
 from ghostfleet_simulator.metrics import http, own, process, sleep, vllm
 from ghostfleet_simulator.metrics.families import Family, Kind
 from ghostfleet_simulator.metrics.render import bound_text
-
-ROOT: Final = Path(__file__).resolve().parent.parent
 
 _NOTICE: Final = "<!-- Made by `python tools/reference.py`; do not edit. -->\n"
 
@@ -190,24 +187,9 @@ def generated() -> dict[str, str]:
     return {"docs/configuration.md": configuration(), "docs/metrics.md": metrics()}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(prog="python tools/reference.py", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page differs")
-    parser.add_argument("--root", type=Path, default=ROOT, help="root of the project")
-    options = parser.parse_args(arguments)
-    differing = []
-    for name, text in generated().items():
-        path = options.root / name
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        differing.append(name)
-        if not options.check:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    for name in differing:
-        sys.stderr.write(f"{name}: {'out of date; run `python tools/reference.py`' if options.check else 'written'}\n")
-    return 1 if options.check and differing else 0
+    return command("python tools/reference.py", __doc__, generated, arguments, differs="out of date; run `make crds`")
 
 
 if __name__ == "__main__":

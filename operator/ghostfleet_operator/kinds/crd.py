@@ -5,16 +5,16 @@ Writes `crds/`, the copies in the Helm chart and `docs/crds.md`; with `--check` 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel
 
+from ghostfleet_operator.kinds.generated import command
 from ghostfleet_operator.kinds.meta import GROUP, VERSION
 from ghostfleet_operator.kinds.profile import LatencyProfile
 from ghostfleet_operator.kinds.reference import reference
@@ -211,24 +211,10 @@ def generated() -> dict[str, str]:
     return files
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ghostfleet_operator.kinds.crd", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file differs")
-    parser.add_argument("--root", type=Path, default=Path.cwd(), help="root of the project (default: here)")
-    options = parser.parse_args(arguments)
-    differing = []
-    for name, text in generated().items():
-        path = options.root / name
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        differing.append(name)
-        if not options.check:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    for name in differing:
-        sys.stderr.write(f"{name}: {'differs from the models; run `make crds`' if options.check else 'written'}\n")
-    return 1 if options.check and differing else 0
+    prog, differs = "python -m ghostfleet_operator.kinds.crd", "differs from the models; run `make crds`"
+    return command(prog, __doc__, generated, arguments, differs=differs)
 
 
 if __name__ == "__main__":
