@@ -37,7 +37,7 @@ def _keys(values: dict[str, str]) -> dict[str, str]:
             raise PydanticCustomError(
                 "settings", "{key} is reserved: keys under ghostfleet.dev/ belong to the operator", {"key": key}
             )
-        if not _KEY.match(key):
+        if not _KEY.fullmatch(key):
             raise PydanticCustomError(
                 "settings",
                 "{key} is not a key: [prefix/]name, name of at most 63 letters, digits, - _ .",

@@ -65,6 +65,7 @@ def test_a_status_that_cannot_be_read_counts_as_none() -> None:
         ({"networking": {"serviceType": "Tunnel"}}, "spec.networking.serviceType", "'ClusterIP'"),
         ({"pod": {"labels": {"ghostfleet.dev/server": "x"}}}, "spec.pod.labels", "belong to the operator"),
         ({"pod": {"labels": {"not a key": "x"}}}, "spec.pod.labels", "is not a key"),
+        ({"pod": {"labels": {"a\n": "x"}}}, "spec.pod.labels", "is not a key"),
         ({"pod": {"labels": {"a": "not a value"}}}, "spec.pod.labels.a", "pattern"),
         ({"pod": {"image": {"digest": "sha256:1"}}}, "spec.pod.image.digest", "pattern"),
         ({"pod": {"resources": {"limits": {"memory": "lots"}}}}, "spec.pod.resources.limits.memory", "not an amount"),
