@@ -204,6 +204,7 @@ class Driver:
                 observer.on_first_token(seq, there_us)
             for seq in step.finished:
                 observer.on_finished(seq, there_us)
-        self._tell_idle()
+        if self._idle is not None:
+            self._tell_idle()
         # An output may have submitted or aborted meanwhile and thus asked for an earlier pass.
         self._clock.set_alarm(self._wake_us)

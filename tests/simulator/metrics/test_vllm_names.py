@@ -7,9 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ghostfleet_simulator.config import KVCache, ModelSettings, ServerConfig
+from ghostfleet_simulator.metrics.cache_config import cache_config
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.metrics.render import CONTENT_TYPE
-from ghostfleet_simulator.metrics.vllm import cache_config, token_bounds
+from ghostfleet_simulator.metrics.vllm import token_bounds
 
 _LATENCY = "0.3 0.5 0.8 1.0 1.5 2.0 2.5 5.0 10.0 15.0 20.0 30.0 40.0 50.0 60.0 120.0 240.0 480.0 960.0 1920.0 7680.0"
 _TTFT = "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0 20.0 40.0 80.0 160.0 640.0 2560.0"
