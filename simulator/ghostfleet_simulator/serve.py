@@ -82,6 +82,7 @@ def _listener(app: FastAPI, shutdown_seconds: int) -> _Listener:
             access_log=False,
             server_header=False,
             date_header=True,
+            proxy_headers=False,
             backlog=4096,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=shutdown_seconds,

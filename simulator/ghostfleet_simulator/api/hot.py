@@ -75,7 +75,7 @@ class Shortcut:
             scope["type"] == "http"
             and scope["method"] == "POST"
             and scope["path"] in _ROUTES
-            and not any(name == b"origin" for name, _ in scope["headers"])
+            and b"origin" not in dict(scope["headers"])
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

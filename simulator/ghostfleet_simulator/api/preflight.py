@@ -312,8 +312,11 @@ def _priority(request: GenerationRequest, headers: Mapping[str, str]) -> int:
 
 
 def _rank(headers: Mapping[str, str]) -> int | None:
+    given = headers.get("x-data-parallel-rank")
+    if given is None:
+        return None
     try:
-        return int(headers.get("x-data-parallel-rank", ""))
+        return int(given)
     except ValueError:
         return None
 

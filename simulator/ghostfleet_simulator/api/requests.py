@@ -19,6 +19,8 @@ from ghostfleet_simulator.api.messages import Messages
 MAX_STOP_STRINGS: Final = 4
 """vLLM's VLLM_MAX_STOP_STRINGS."""
 
+# A default that is a list is copied deeply for every request.
+_NO_ITEMS: Final[Any] = Field(default_factory=list, json_schema_extra={"default": []})
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 _Stop = str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)] | None
 _TopLogprobs = Annotated[int, BeforeValidator(lambda value: 0 if value is None else value)]
@@ -164,7 +166,7 @@ class GenerationRequest(_Body):
     presence_penalty: float | None = None
     response_format: ResponseFormat | StructuralTagResponseFormat | LegacyStructuralTagResponseFormat | None = None
     seed: _Int64 | None = None
-    stop: _Stop = []
+    stop: _Stop = _NO_ITEMS
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     temperature: float | None = None
@@ -177,7 +179,7 @@ class GenerationRequest(_Body):
     repetition_penalty: float | None = None
     watermarking: bool | None = None
     length_penalty: float = 1.0
-    stop_token_ids: list[int] | None = []
+    stop_token_ids: list[int] | None = _NO_ITEMS
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     min_tokens: int = 0
@@ -188,7 +190,7 @@ class GenerationRequest(_Body):
     prompt_logprobs: int | None = None
     logprob_token_ids: list[int] | None = None
     allowed_token_ids: list[int] | None = None
-    bad_words: list[str] = []
+    bad_words: list[str] = _NO_ITEMS
     thinking_token_budget: _ThinkingBudget = None
 
     structured_outputs: StructuredOutputsParams | None = None
