@@ -39,9 +39,12 @@ class Conduct:
     """0.23: a freed block without a hash is the next to be used; before, the last."""
     # --- metrics
     counts_time_per_output_token: bool
-    """Up to 0.12: `vllm:time_per_output_token_seconds` beside `vllm:inter_token_latency_seconds`."""
+    """Up to 0.12: `vllm:time_per_output_token_seconds` beside `vllm:inter_token_latency_seconds`; from 0.12 on vLLM has
+    it only with `--show-hidden-metrics-for-version`, but its dashboards still look for it there."""
     counts_prompt_tokens_by_source: bool
-    """0.20: `prompt_tokens_by_source`, `prompt_tokens_cached`, `request_prefill_kv_computed_tokens`."""
+    """0.16: `prompt_tokens_by_source` and `prompt_tokens_cached`, which 0.13 has not."""
+    counts_prefill_computed: bool
+    """0.13: `request_prefill_kv_computed_tokens`."""
     counts_waiting_by_reason: bool
     """0.20: `num_requests_waiting_by_reason`."""
     counts_admission_rejections: bool
@@ -74,7 +77,8 @@ def conduct(version: str) -> Conduct:
         tagged_extra_keys=release >= (0, 31),
         unhashed_blocks_first=release >= (0, 23),
         counts_time_per_output_token=release < (0, 13),
-        counts_prompt_tokens_by_source=release >= (0, 20),
+        counts_prompt_tokens_by_source=release >= (0, 16),
+        counts_prefill_computed=release >= (0, 13),
         counts_waiting_by_reason=release >= (0, 20),
         counts_admission_rejections=release >= (0, 32),
         counts_cached_by_source=release >= (0, 33),

@@ -253,7 +253,8 @@ def hidden(conduct: Conduct) -> frozenset[Family]:
         family
         for there, *families in (
             (conduct.counts_waiting_by_reason, WAITING_BY_REASON),
-            (conduct.counts_prompt_tokens_by_source, PROMPT_TOKENS_BY_SOURCE, PROMPT_TOKENS_CACHED, PREFILL_COMPUTED),
+            (conduct.counts_prompt_tokens_by_source, PROMPT_TOKENS_BY_SOURCE, PROMPT_TOKENS_CACHED),
+            (conduct.counts_prefill_computed, PREFILL_COMPUTED),
             (conduct.counts_admission_rejections, ADMISSION_REJECTIONS),
             (conduct.counts_admission_rejections, ADMISSION_REJECTIONS),
             (conduct.counts_cached_by_source, PROMPT_TOKENS_CACHED_BY_SOURCE, REQUEST_NUM_PREEMPTIONS),
