@@ -225,3 +225,12 @@ def test_unknown_fields(plain: Vllm) -> None:
 def test_priority_without_the_policy(plain: Vllm) -> None:
     """8: a priority is silently ignored where the policy is first come, first served."""
     assert plain.chat(priority=5, max_tokens=1).status_code == 200
+
+
+def test_half_a_surrogate_pair(plain: Vllm) -> None:
+    """1c: an error that cannot be encoded is told as 400 with the encoding error."""
+    body = b'{"model": "\\ud800", "prompt": "x"}'
+    response = plain.client.post(COMPLETIONS, content=body, headers={"content-type": "application/json"})
+    status, kind, message, _ = refused(response)
+    assert (status, kind) == (400, "BadRequestError")
+    assert message.startswith("'utf-8' codec can't encode character '\\ud800' in position ")

@@ -1,0 +1,185 @@
+"""`python -m tests.conformance.table` writes docs/conformance.md: statements of vLLM's contract and their tests."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs" / "conformance.md"
+TESTS: Final = "tests/conformance"
+
+SECTIONS: Final = {
+    "1": "Across routes: keys, CORS, ids",
+    "1a": "Routes",
+    "1b": "Requests",
+    "1c": "Refusals",
+    "1d": "Answers and streams",
+    "1e": "Limits and ends",
+    "2": "Metrics",
+    "4": "Prefix cache",
+    "5": "Scheduler",
+    "6": "Start and end",
+    "8": "What benchmarks and routers rely on",
+    "Versions": "Version boundaries",
+}
+
+_API, _PROTOCOL, _ENGINE = "tests/simulator/api/", "tests/simulator/protocol/", "tests/simulator/engine/"
+ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
+    (
+        "1a",
+        "the routes of development mode, each mode of a pause and each level of sleep",
+        _API + "test_development.py",
+    ),
+    ("1b", "the forms and values of logprobs, with echo and of prompts", _API + "test_logprobs.py"),
+    ("1b", "defaults and every field's own error, the first thing wrong being told", _API + "test_preflight.py"),
+    ("1c", "at most ten validation errors are told", _API + "test_errors.py::test_at_most_ten_errors_are_told"),
+    ("1c", "messages leak no paths", _API + "test_errors.py::test_messages_leak_no_addresses_and_no_paths"),
+    ("1c", "rules that span fields", _API + "test_errors.py::test_rules_that_span_fields"),
+    (
+        "1d",
+        "order of a stream's frames, and their times",
+        _PROTOCOL + "test_streams.py::test_tokens_come_at_their_times_and_in_vllms_frames",
+    ),
+    (
+        "1d",
+        "deltas of a slow reader are merged",
+        _PROTOCOL + "test_streams.py::test_a_slow_reader_gets_merged_deltas_and_holds_up_nobody",
+    ),
+    (
+        "1d",
+        "a stop string in a stream never leaks a part",
+        _PROTOCOL + "test_streams.py::test_a_stop_string_ends_the_answer",
+    ),
+    (
+        "1e",
+        "a client that leaves, streaming or not",
+        _PROTOCOL + "test_streams.py::test_a_client_that_goes_away_is_aborted",
+    ),
+    (
+        "2",
+        "every family with its labels, buckets and initial zeros, and no other",
+        "tests/simulator/metrics/test_vllm_names.py",
+    ),
+    ("2", "the moment at which each metric moves", "tests/simulator/metrics/test_recorder.py"),
+    (
+        "4",
+        "hash vectors of sha256 and sha256_cbor",
+        _ENGINE + "test_hashing.py::test_the_hashes_of_counting_tokens_are_those_of_vllm",
+    ),
+    ("4", "seeds, versions and extra keys of hashes", _ENGINE + "test_hashing.py"),
+    ("4", "order of the free queue, eviction", _ENGINE + "test_blocks.py"),
+    ("5", "budget, order, admission, preemption, priority, thresholds", _ENGINE + "test_scheduler.py"),
+    ("5", "the whole against a naive model of it", _ENGINE + "test_scheduler_machine.py"),
+    ("5", "a prompt that was there costs less; the urgent overtake", _PROTOCOL + "test_scheduling.py"),
+    ("6", "log of a start, sockets, signals, drain and abort", _PROTOCOL + "test_lifecycle.py"),
+)
+"""Section, statement, and the test or file of tests that shows it."""
+
+DIFFERENT: Final[tuple[tuple[str, str, str], ...]] = (
+    (
+        "1",
+        "An engine that died: `/health` 503, watchdog",
+        "No engine process apart could die; the failure `Crash` ends the whole server.",
+    ),
+    (
+        "1c",
+        "Of a body with many wrong items every error is counted",
+        (
+            "In a body of more than 512 keys and items only the first wrong item of each list is told: a megabyte of "
+            "wrong messages is millions of errors, over which vLLM is silent for minutes."
+        ),
+    ),
+    (
+        "1c",
+        "An error that quotes half a surrogate pair",
+        (
+            "400 with Python's encoding error as in vLLM's own handler; where vLLM's handler itself breaks over it and "
+            "answers a bare 500, this server answers the 400 too."
+        ),
+    ),
+    (
+        "1d",
+        "Text, logprobs and `routed_experts` come from a model",
+        "There is none: texts are echoed or drawn, logprobs are made up.",
+    ),
+    (
+        "2",
+        "`python_info`, `process_*`",
+        "They are those of this process, not of a vLLM with its CUDA libraries.",
+    ),
+    (
+        "2",
+        "Order of labels and families as text",
+        "The contract calls it unverified; parsers see no difference, and only they are tested.",
+    ),
+    (
+        "8",
+        "Bodies of millions of values do not delay others' tokens",
+        (
+            "vLLM makes no such promise. Here a text of 10 MB does not; a list of three million tokens or keys is "
+            "decoded and checked in one piece, and may hold others' tokens up by some 0.5 s."
+        ),
+    ),
+)
+"""Section, statement, and in what way it cannot hold here."""
+
+_HEAD: Final = """# Conformance
+
+What vLLM 0.33 does on the wire, statement by statement, and the test that shows it here. Written by
+`python -m tests.conformance.table` from the tests themselves; a test checks that it is up to date.
+
+Tests in `{tests}` talk HTTP to a `ghostfleet serve` process that knows nothing of them. Sections are those of the
+contract the tests are written from: 1 the API, 2 metrics, 4 block hashing, 5 the scheduler, 6 operation, 8 clients.
+Routes that do not exist here are listed in [api.md](api.md).
+"""
+
+
+def statements() -> Iterator[tuple[str, str, str]]:
+    """Section, statement and test of everything that tests/conformance shows."""
+    for file in sorted((ROOT / TESTS).glob("test_*.py")):
+        if file.name == "test_table.py":
+            continue
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                sections, _, statement = (ast.get_docstring(node) or "").partition(": ")
+                section = sections.split(", ")[0]
+                if section not in SECTIONS or not statement:
+                    raise ValueError(
+                        f"{file.name}::{node.name}: the docstring must begin with a section of the contract"
+                    )
+                yield section, " ".join(statement.split()), f"{TESTS}/{file.name}::{node.name}"
+
+
+def page() -> str:
+    """The text of docs/conformance.md."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    for section, statement, test in (*statements(), *ELSEWHERE):
+        rows[section].append(f"| {_capital(statement)} | `{test.removeprefix('tests/')}` |")
+    parts = [_HEAD.format(tests=TESTS)]
+    for section, title in SECTIONS.items():
+        if rows[section]:
+            number = "" if section == "Versions" else f"{section} "
+            parts.append(
+                f"## {number}{title}\n\n| statement | shown by |\n| --- | --- |\n" + "\n".join(rows[section]) + "\n"
+            )
+    parts.append(
+        "## Where a statement does not hold\n\n| section | statement | here |\n| --- | --- | --- |\n"
+        + "\n".join(f"| {section} | {statement} | {here} |" for section, statement, here in DIFFERENT)
+        + "\n"
+    )
+    return "\n".join(parts)
+
+
+def _capital(text: str) -> str:
+    text = text.rstrip(".").replace("|", "\\|")
+    return text[0].upper() + text[1:]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    sys.stdout.write(f"wrote {PAGE.relative_to(ROOT)}\n")
