@@ -79,11 +79,5 @@ async def cut_short(
 
 async def end_connection(connection: Connection, *, reset: bool) -> None:
     """End a connection amid a response; returns when it has ended."""
-    lost = asyncio.Event()
-    if not connection.transport.is_closing():
-        connection.on_lost = lost.set
-        connection.end(reset=reset)
-        await lost.wait()
-        connection.on_lost = None
-    else:
-        await asyncio.sleep(0)  # it is told to the protocol in this turn of the loop
+    connection.end(reset=reset)
+    await connection.gone()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from starlette.types import Send
+
 from ghostfleet_simulator.api.protocol import Connection
 from ghostfleet_simulator.config import Ending, Failure, FailureType
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -32,8 +34,7 @@ class Mishap:
         self._silent = False
         self._cutter: _CuttingTransport | None = None
         self._generation: Generation | None = None
-        self.ended = False
-        """Nothing more is to be sent, and the HTTP response is to be ended properly."""
+        self._cut_as: Ending | None = None
 
     @property
     def truncates(self) -> Ending | None:
@@ -67,6 +68,16 @@ class Mishap:
         """The answer has ended, or its client is gone."""
         if self._hold is not None:
             self._held.drop(self._hold)
+
+    async def settled(self, send: Send) -> bool:
+        """Whether nothing more is to be sent, because a frame was cut; if so, the response has been ended."""
+        if self._cut_as is None:
+            return False
+        if self._cut_as is Ending.CLEAN:
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await self._connection.gone()
+        return True
 
     def passes(self, *, last: bool) -> bool:
         """Whether a token that is there goes through; the last of the whole answer does not before it has happened."""
@@ -103,7 +114,7 @@ class Mishap:
 
     def _cut(self) -> None:
         """Half a frame is out; nothing follows."""
-        self.ended = True
+        self._cut_as = self.truncates
         if self._generation is not None:
             # Not at once: it may be in the midst of handing out the tokens of a step.
             asyncio.get_running_loop().call_soon(self._generation.abandon)
@@ -167,7 +178,7 @@ class _CuttingTransport(asyncio.Transport):
         half = rest[: rest.index(b"\n\n") // 2]
         if self._ending is Ending.CLEAN:
             self._connection.transport.write(b"%x\r\n%b\r\n" % (len(half), half))
-            self._done()
         else:
             self._connection.transport.write(size + b"\r\n" + half)
             self._connection.end(reset=self._ending is Ending.RESET)
+        self._done()

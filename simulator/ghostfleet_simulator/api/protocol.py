@@ -7,8 +7,10 @@ else, headers and the end of the body included, goes the ordinary way.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
@@ -18,6 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 _EXTENSION: Final = "ghostfleet.connection"
 _NO_LINGERING: Final = struct.pack("ii", 1, 0)
 """`struct linger` by which a close throws away what is not sent and resets the connection."""
+_RESET_TRIES: Final = 200
+_RESET_PAUSE_S: Final = 0.005
 _HIGH_WATER: Final = 16 * 1024
 """Bytes that wait for a slow reader before its deltas are merged: some 60 tokens."""
 
@@ -25,7 +29,7 @@ _HIGH_WATER: Final = 16 * 1024
 class Connection:
     """One client connection as a streaming response sees it."""
 
-    __slots__ = ("flow", "on_lost", "on_writable", "transport")
+    __slots__ = ("flow", "lost", "on_lost", "on_writable", "transport")
 
     def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
         self.transport = transport
@@ -35,15 +39,41 @@ class Connection:
         """Called when the reader has caught up."""
         self.on_lost: Callable[[], None] | None = None
         """Called when the client has gone away."""
+        self.lost = False
+        """Whether it has."""
+
+    async def gone(self) -> None:
+        """Wait until the connection is lost; takes the place of `on_lost`."""
+        if not self.lost:
+            lost = asyncio.Event()
+            self.on_lost = lost.set
+            await lost.wait()
 
     def end(self, *, reset: bool) -> None:
-        """End the connection amid a response: behind what was written, or at once and with a TCP reset."""
-        if not reset:
+        """End the connection amid a response, behind what was written; with `reset`, by a TCP reset."""
+        if reset:
+            self._reset(_RESET_TRIES)
+        else:
             self.transport.close()
-            return
-        if (sock := self.transport.get_extra_info("socket")) is not None:
+
+    def _reset(self, tries: int) -> None:
+        """Reset the connection when the peer has all that was written: a reset throws away what is on its way."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.is_closing():
+            self.transport.abort()
+        elif tries and (self.transport.get_write_buffer_size() or _unacknowledged(sock)):
+            asyncio.get_running_loop().call_later(_RESET_PAUSE_S, self._reset, tries - 1)
+        else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
-        self.transport.abort()
+            self.transport.abort()
+
+
+def _unacknowledged(sock: Any) -> bool:
+    """Whether the kernel still has bytes of a socket that the peer has not acknowledged; no where it cannot tell."""
+    try:
+        return fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)) != bytes(4)
+    except OSError:
+        return False
 
 
 def connection_of(scope: MutableMapping[str, Any]) -> Connection:
@@ -78,5 +108,7 @@ class StreamingProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let a stream end at once."""
         super().connection_lost(exc)
+        if self.connection is not None:
+            self.connection.lost = True
         if self.connection is not None and self.connection.on_lost is not None:
             self.connection.on_lost()

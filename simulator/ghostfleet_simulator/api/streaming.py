@@ -231,8 +231,7 @@ class EventStream(Response):
                 keep_alive.stop()
             if mishap is not None:
                 mishap.close()
-        if mishap is not None and mishap.ended:
-            await send({"type": "http.response.body", "body": b""})
+        if mishap is not None and await mishap.settled(send):
             return
         await send({"type": "http.response.body", "body": self._end(chunks[0], generation)})
 

@@ -234,8 +234,7 @@ class TokenAnswers(Response):
             connection.on_lost = None
             if mishap is not None:
                 mishap.close()
-        if mishap is not None and mishap.ended:
-            await send({"type": "http.response.body", "body": b""})
+        if mishap is not None and await mishap.settled(send):
             return
         prompt_tokens = len(work.prompts[0].token_ids)
         usage = _usage(prompt_tokens, sum(seq.produced for seq in generation.sequences))

@@ -47,22 +47,23 @@ def test_readiness_flaps_with_its_period(steady: Served) -> None:
     inject(steady, {"type": "Unready", "period": "1s", "duty": "30%"})
     began, seen = time.monotonic(), []
     while time.monotonic() - began < 3:
+        asked = time.monotonic() - began
         answer = httpx.get(f"{steady.admin_url}/admin/ready")
-        seen.append((time.monotonic() - began, answer.status_code))
+        seen.append((asked, time.monotonic() - began, answer.status_code))
         if answer.status_code == 503:
             assert answer.json() == {"ready": False, "reason": "Unready"}
             assert answer.headers["x-ghostfleet-fault"] == "Unready"
         time.sleep(0.01)
     # Away from the edges by what a busy machine may be late.
-    for at, status in seen:
-        if 0.78 < at % 1 < 0.92:
-            assert status == 503, at
-        elif 0.08 < at % 1 < 0.62:
-            assert status == 200, at
-    assert {status for _, status in seen} == {200, 503}
+    for asked, told, status in seen:
+        if 0.78 < asked % 1 < told - asked // 1 < 0.92:
+            assert status == 503, asked
+        elif 0.08 < asked % 1 < told - asked // 1 < 0.62:
+            assert status == 200, asked
+    assert {status for *_, status in seen} == {200, 503}
     assert httpx.post(f"{steady.url}{CHAT}", json=body()).status_code == 200
     assert httpx.get(f"{steady.url}/health").status_code == 200
-    assert value(steady, 'ghostfleet_faults_total{type="Unready"}') == sum(status == 503 for _, status in seen)
+    assert value(steady, 'ghostfleet_faults_total{type="Unready"}') == sum(status == 503 for *_, status in seen)
     inject(steady)
 
 
@@ -84,12 +85,13 @@ def test_memory_grows_to_its_limit_and_comes_back(steady: Served) -> None:
     """Resident memory grows at its rate, stops at the limit, is given back, and tokens keep their pace meanwhile."""
     before = value(steady, "process_resident_memory_bytes")
     inject(steady, {"type": "MemoryGrowth", "growth": "80Mi", "limit": "120Mi"})
+    began = time.monotonic()
     time.sleep(0.75)
     early = value(steady, "process_resident_memory_bytes") - before
-    assert 20 * MIB < early < 110 * MIB, "60 MiB are due"
+    assert 20 * MIB < early < (24 + 80 * (time.monotonic() - began)) * MIB, "60 MiB are due"
     with httpx.stream("POST", f"{steady.url}{CHAT}", json=body(stream=True, max_tokens=100)) as response:
         stamps = [time.monotonic() for _ in response.iter_lines()]
-    assert stamps[-1] - stamps[0] < 2
+    assert stamps[-1] - stamps[0] < 3, "one second is due"
     time.sleep(1)
     grown = value(steady, "process_resident_memory_bytes") - before
     assert 112 * MIB < grown < 140 * MIB
@@ -115,7 +117,7 @@ def test_a_server_crashes_after_a_time(serve: Serve) -> None:
         for _ in response.iter_lines():
             pass
     assert served.process.wait(10) == 137
-    assert 0.6 < time.monotonic() - began < 3
+    assert 0.6 < time.monotonic() - began < 8
     log = served.log.read_text()
     assert "crashing with exit code 137: an injected failure" in log
     assert "Traceback" not in log
@@ -123,9 +125,9 @@ def test_a_server_crashes_after_a_time(serve: Serve) -> None:
 
 def test_a_crash_that_was_called_off_does_not_come(steady: Served) -> None:
     """Switched off in time, the server lives on."""
-    inject(steady, {"type": "Crash", "after": "500ms"})
+    inject(steady, {"type": "Crash", "after": "2s"})
     inject(steady)
-    time.sleep(0.8)
+    time.sleep(2.3)
     assert steady.process.poll() is None
     assert steady.state()["ready"]
 

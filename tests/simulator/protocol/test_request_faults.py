@@ -183,9 +183,9 @@ def test_a_stream_hangs_before_its_first_token(paced: Served) -> None:
     began = time.monotonic()
     raw = asked(paced, chat(tokens=10))
     assert "x-ghostfleet-fault: hang" in raw.head
-    assert raw.arrivals[0][0] - began < 0.4, "headers are not held back"
     assert raw.arrivals[0][1].endswith(b"\r\n\r\n"), "nothing but headers came at first"
-    assert 0.6 <= raw.arrivals[1][0] - began < 2
+    assert raw.arrivals[1][0] - began >= 0.6
+    assert raw.arrivals[1][0] - raw.arrivals[0][0] > 0.3, "headers are not held back"
     assert raw.frames[-1] == "data: [DONE]"
     assert tokens_in(raw) == 1, "ten tokens in one chunk, as vLLM merges what was not fetched"
 
@@ -226,11 +226,11 @@ def test_switching_off_lets_what_hangs_go_on(paced: Served, kind: str) -> None:
 def test_a_stream_stalls_after_some_tokens_and_others_go_on(paced: Served) -> None:
     """Four tokens come in time, then a pause, then the rest; a stream beside it never pauses."""
     hit = [{"name": "x-hit"}]
-    inject(paced, {"type": "Stall", "afterTokens": 4, "duration": "700ms", "match": {"headers": hit}})
+    inject(paced, {"type": "Stall", "afterTokens": 4, "duration": "1200ms", "match": {"headers": hit}})
     with sent(paced, chat(tokens=20), **{"X-Hit": "yes"}) as stalled:
         raw = asked(paced, chat(tokens=40))
         gaps = [later - earlier for (earlier, _), (later, _) in zip(raw.arrivals, raw.arrivals[1:], strict=False)]
-        assert max(gaps) < 0.4
+        assert max(gaps) < 0.9
         assert tokens_in(raw) == 40
         assert "x-ghostfleet-fault" not in raw.head
         found = received(stalled)
@@ -248,7 +248,7 @@ def test_a_stalled_stream_is_silent_for_its_time(paced: Served) -> None:
     with sent(paced, chat(tokens=300)) as link:
         raw = received(link)
     gaps = [later - earlier for (earlier, _), (later, _) in zip(raw.arrivals, raw.arrivals[1:], strict=False)]
-    assert 0.49 <= max(gaps) < 1.5
+    assert max(gaps) >= 0.49
     assert json.loads(raw.frames[-2][6:])["choices"][0]["finish_reason"] == "length"
 
 
@@ -405,14 +405,15 @@ def test_every_way_to_generate_can_fail(paced: Served, path: str) -> None:
 )
 def test_scrapes_and_probes_are_slow(paced: Served, path: str, endpoint: str) -> None:
     """The named endpoint answers late, generation and the admin API as ever."""
-    inject(paced, {"type": "Hang", "duration": "500ms", "match": {"endpoints": [endpoint]}})
+    inject(paced, {"type": "Hang", "duration": "1s", "match": {"endpoints": [endpoint]}})
     with sent(paced, None, path) as link:
         began = time.monotonic()
         assert paced.state()["ready"]
         assert asked(paced, chat(tokens=5)).frames[-1] == "data: [DONE]"
-        assert time.monotonic() - began < 0.45
+        served = time.monotonic()
         raw = received(link)
-    assert time.monotonic() - began >= 0.45
+    assert raw.arrivals[0][0] > served
+    assert raw.arrivals[0][0] - began >= 0.9
     assert raw.head.startswith("http/1.1 200")
     assert "x-ghostfleet-fault: hang" in raw.head
 
@@ -527,7 +528,7 @@ def test_what_hangs_does_not_keep_a_server_from_stopping(serve: Serve) -> None:
         began = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(10) == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 4.5, "uvicorn waits 5 s for answers that do not end"
         for link, reason in ((hanging, "abort"), (produced, "length"), (stalled, "abort")):
             raw = received(link, before[link])
             assert raw.frames[-1] == "data: [DONE]"
