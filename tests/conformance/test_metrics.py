@@ -165,7 +165,7 @@ def test_sleep_state(plain: Vllm) -> None:
 def test_queue_and_its_limit(narrow: Vllm) -> None:
     """2, 5, 1c: two run, others wait for capacity; beyond the limit 503, counted; the gauges fall to 0 at the end."""
     before = narrow.metrics()
-    request = {"max_tokens": 400, "ignore_eos": True}
+    request = {"max_tokens": 200, "ignore_eos": True}
     threads = [threading.Thread(target=narrow.chat, kwargs=request) for _ in range(3)]
     for thread in threads:
         thread.start()
