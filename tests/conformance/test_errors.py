@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -234,3 +235,14 @@ def test_half_a_surrogate_pair(plain: Vllm) -> None:
     status, kind, message, _ = refused(response)
     assert (status, kind) == (400, "BadRequestError")
     assert message.startswith("'utf-8' codec can't encode character '\\ud800' in position ")
+
+
+def test_an_id_of_half_a_surrogate_pair(plain: Vllm) -> None:
+    """1c: an answer whose id cannot be encoded is 400 with the encoding error; ranks are numbers of any length."""
+    for path, field in ((COMPLETIONS, "prompt"), ("/inference/v1/generate", "token_ids")):
+        given = json.dumps("x" if field == "prompt" else [7])
+        body = f'{{"request_id": "\\ud800", "{field}": {given}, "sampling_params": {{}}}}'.encode()
+        response = plain.client.post(path, content=body, headers={"content-type": "application/json"})
+        assert refused(response)[:2] == (400, "BadRequestError")
+        asked = {field: json.loads(given), "sampling_params": {"max_tokens": 1}}
+        assert plain.post(path, asked, X_data_parallel_rank="9" * 5000).status_code == 200

@@ -279,7 +279,16 @@ def _base_id(request: GenerationRequest, facts: Facts, headers: Mapping[str, str
     given = headers.get("x-request-id")
     if given is not None:
         return given
-    return request.request_id if "request_id" in request.model_fields_set else facts.new_id()
+    return sendable(request.request_id) if "request_id" in request.model_fields_set else facts.new_id()
+
+
+def sendable(text: str) -> str:
+    """The text, which goes into the answer. Raises `ApiError` for half a surrogate pair, as vLLM fails on it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise bad_request(str(error)) from None
+    return text
 
 
 def _details(
@@ -311,7 +320,8 @@ def _priority(request: GenerationRequest, headers: Mapping[str, str]) -> int:
         return request.priority
 
 
-def _rank(headers: Mapping[str, str]) -> int | None:
+def asked_rank(headers: Mapping[str, str]) -> int | None:
+    """The data-parallel rank that a request names; what is no number names none."""
     given = headers.get("x-data-parallel-rank")
     if given is None:
         return None
@@ -344,7 +354,7 @@ def _late(
         vocab_size=facts.tokenizer.vocab_size,
         max_logprobs=facts.settings.max_logprobs,
         max_model_len=facts.max_model_len,
-        rank=_rank(headers),
+        rank=asked_rank(headers),
         ranks=facts.ranks,
     )
 

@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import ApiError, bad_request, validation_error
-from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.preflight import Facts, asked_rank, sendable
 from ghostfleet_simulator.api.requests import (
     ChatCompletionNamedToolChoiceParam,
     ChatCompletionToolsParam,
@@ -181,7 +181,9 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str], 
     if request.features or request.content_parts:
         raise bad_request(f"{facts.aliases[0]} is not a multimodal model")
     given = headers.get("x-request-id")
-    base = given if given is not None else facts.new_id() if request.request_id is None else request.request_id
+    base = (
+        given if given is not None else facts.new_id() if request.request_id is None else sendable(request.request_id)
+    )
     completion, room = params.as_completion(token_ids), facts.max_model_len - len(token_ids)
     rejection = _rejection(completion, token_ids, facts, headers)
     asked = params.max_tokens if "max_tokens" in params.given else None
@@ -226,14 +228,13 @@ def _rejection(
             f"The decoder prompt (length {len(token_ids)}) is longer than the maximum model length of "
             f"{facts.max_model_len}. Make sure that `max_model_len` is no smaller than the number of text tokens."
         )
-    rank = headers.get("x-data-parallel-rank", "")
     return late_problem(
         completion,
         [token_ids],
         vocab_size=facts.tokenizer.vocab_size,
         max_logprobs=facts.settings.max_logprobs,
         max_model_len=facts.max_model_len,
-        rank=int(rank) if rank.isdecimal() else None,
+        rank=asked_rank(headers),
         ranks=facts.ranks,
     )
 
