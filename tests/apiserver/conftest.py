@@ -42,7 +42,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with contextlib.ExitStack() as stack:
         try:
@@ -54,7 +54,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(plane: ControlPlane) -> Iterator[Cluster]:
     """The cluster with the CRDs that are in the repository."""
     with plane.client() as client:
@@ -104,7 +104,7 @@ class Operator:
 StartOperator = Callable[..., "contextlib.AbstractContextManager[Operator]"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> StartOperator:
     """Starts the operator as a process, as it is installed, until the block ends."""
 
@@ -131,7 +131,7 @@ def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pyte
     return start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def operator(start_operator: StartOperator) -> Iterator[Operator]:
     """The operator that works on every namespace of the session, looking at pods every second."""
     with start_operator("--observe-seconds", "1", "--resync-seconds", "3", "--log-level", "debug") as started:
