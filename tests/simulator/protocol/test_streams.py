@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import statistics
 import subprocess
 import threading
 import time
@@ -257,3 +258,15 @@ def test_a_taken_port_is_one_line(serve: Serve, instant: Served) -> None:
     assert len(ended.stderr.strip().splitlines()) == 1
     assert f"port {instant.port}" in ended.stderr
     assert "in use" in ended.stderr
+
+
+def test_a_short_stream_is_not_held_back_by_the_kernel(instant: Served) -> None:
+    """Its few small segments leave at once; with Nagle's algorithm each answer would wait 40 ms for an acknowledgement."""
+    request = body("one", stream=True, max_tokens=1)
+    times = []
+    with httpx.Client() as client:
+        for _ in range(21):
+            began = time.monotonic()
+            assert client.post(f"{instant.url}/v1/chat/completions", json=request).text.endswith("data: [DONE]\n\n")
+            times.append(time.monotonic() - began)
+    assert statistics.median(times) < 0.03
