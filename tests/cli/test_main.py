@@ -200,7 +200,8 @@ def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
             [GHOSTFLEET, "serve", "m", "--host", "127.0.0.1", "--port", str(port)], stderr=output
         )
     end = time.monotonic() + 30
-    while "serving" not in log.read_text() and time.monotonic() < end:
+    while "Application startup complete" not in log.read_text():
+        assert time.monotonic() < end, log.read_text()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
