@@ -261,7 +261,7 @@ def test_a_taken_port_is_one_line(serve: Serve, instant: Served) -> None:
 
 
 def test_a_short_stream_is_not_held_back_by_the_kernel(instant: Served) -> None:
-    """Its few small segments leave at once; with Nagle's algorithm each answer would wait 40 ms for an acknowledgement."""
+    """Its few small segments leave at once; Nagle's algorithm would make each wait 40 ms for an acknowledgement."""
     request = body("one", stream=True, max_tokens=1)
     times = []
     with httpx.Client() as client:
