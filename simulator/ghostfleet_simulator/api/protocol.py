@@ -17,6 +17,8 @@ from typing import Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ghostfleet_simulator.runtime.generation import Generation
+
 _EXTENSION: Final = "ghostfleet.connection"
 _NO_LINGERING: Final = struct.pack("ii", 1, 0)
 """`struct linger` by which a close throws away what is not sent and resets the connection."""
@@ -41,6 +43,17 @@ class Connection:
         """Called when the client has gone away."""
         self.lost = False
         """Whether it has."""
+
+    async def attend(self, generation: Generation, on_writable: Callable[[], None] | None = None) -> None:
+        """Return when a request has ended; it is abandoned if its client goes away or its task is cancelled."""
+        self.on_lost, self.on_writable = generation.abandon, on_writable
+        try:
+            await generation.wait()
+        except asyncio.CancelledError:
+            generation.abandon()
+            raise
+        finally:
+            self.on_lost = self.on_writable = None
 
     async def gone(self) -> None:
         """Wait until the connection is lost; takes the place of `on_lost`."""

@@ -7,7 +7,6 @@ reader is slower than the tokens, its deltas are merged, as vLLM's output collec
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
@@ -218,15 +217,10 @@ class EventStream(Response):
                 choice.catch_up()
 
         generation = self._server.generate(self._work, self._arrival_us, output)
-        connection.on_lost, connection.on_writable = generation.abandon, catch_up
         keep_alive = self._keep_alive(line, generation)
         try:
-            await generation.wait()
-        except asyncio.CancelledError:
-            generation.abandon()
-            raise
+            await connection.attend(generation, catch_up)
         finally:
-            connection.on_lost = connection.on_writable = None
             if keep_alive is not None:
                 keep_alive.stop()
             if mishap is not None:

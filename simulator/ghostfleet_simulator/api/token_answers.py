@@ -6,7 +6,6 @@ dictionary.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Sequence as List
@@ -224,14 +223,9 @@ class TokenAnswers(Response):
             return choice if mishap is None else mishap.output(choice, generation, seq)
 
         generation = self.server.generate(work, self._arrival_us, output)
-        connection.on_lost = generation.abandon
         try:
-            await generation.wait()
-        except asyncio.CancelledError:
-            generation.abandon()
-            raise
+            await connection.attend(generation)
         finally:
-            connection.on_lost = None
             if mishap is not None:
                 mishap.close()
         if mishap is not None and await mishap.settled(send):

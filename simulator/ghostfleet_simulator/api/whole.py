@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from itertools import islice
@@ -136,14 +135,9 @@ class WholeAnswer(Response):
         if rejection is not None:
             raise rejection
         generation = self._server.generate(work, self._arrival_us, output)
-        connection.on_lost = generation.abandon
         try:
-            await generation.wait()
-        except asyncio.CancelledError:
-            generation.abandon()
-            raise
+            await connection.attend(generation)
         finally:
-            connection.on_lost = None
             if mishap is not None:
                 mishap.close()
         body = self._body(generation, choices)
