@@ -97,7 +97,7 @@ class _Converter:
         keys = _LIST_KEYS.get(path.rpartition(".")[2])
         return {
             **_kept(raw, _KEPT),
-            "items": self.convert(raw["items"], f"{path}[]"),
+            "items": _unnamed(self.convert(raw["items"], f"{path}[]")),
             "x-kubernetes-list-type": "map" if keys else "atomic",
             **({"x-kubernetes-list-map-keys": list(keys)} if keys else {}),
         }
@@ -108,7 +108,13 @@ class _Converter:
             return {"properties": fields} | _kept(raw, ("required",))
         if "maxProperties" not in raw:
             raise NoSchemaError(f"{path}: a map needs a maximum size")
-        return _kept(raw, _KEPT) | {"additionalProperties": self.convert(raw["additionalProperties"], f"{path}.*")}
+        value = self.convert(raw["additionalProperties"], f"{path}.*")
+        return _kept(raw, _KEPT) | {"additionalProperties": _unnamed(value)}
+
+
+def _unnamed(schema: Schema) -> Schema:
+    """The schema of an item: what it is, is said of the list or map, and no client shows it twice."""
+    return {key: value for key, value in schema.items() if key != "description"}
 
 
 def _kept(raw: Mapping[str, Any], keys: tuple[str, ...]) -> Schema:
@@ -118,6 +124,24 @@ def _kept(raw: Mapping[str, Any], keys: tuple[str, ...]) -> Schema:
 def _prose(text: str) -> str:
     """A docstring as paragraphs, each on one line."""
     return "\n\n".join(re.sub(r"\s+", " ", paragraph).strip() for paragraph in text.split("\n\n"))
+
+
+def brief(schema: Schema, longest: int) -> Schema:
+    """A schema whose descriptions end with the last sentence that is over within `longest` characters, or the first."""
+    made = dict(schema)
+    if "description" in made:
+        first, *others = re.split(r"(?<=\.)\s+(?=[A-Z`])", made["description"])
+        for sentence in others:
+            if len(first) + 1 + len(sentence) > longest:
+                break
+            first += f" {sentence}"
+        made["description"] = first
+    if "properties" in made:
+        made["properties"] = {name: brief(field, longest) for name, field in made["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if key in made:
+            made[key] = brief(made[key], longest)
+    return made
 
 
 def fields(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema, bool]]:
