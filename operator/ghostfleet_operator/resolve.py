@@ -1,4 +1,4 @@
-"""From a server and the profiles of its namespace to the configuration that its replicas run; pure."""
+"""The configuration that a server's replicas run, from the server and the profile it refers to; pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ghostfleet_operator.kinds.profile import LatencyProfile
-from ghostfleet_operator.kinds.server import SimulatedModelServer
+from ghostfleet_operator.kinds.profile import ProfileResource
+from ghostfleet_operator.kinds.server import ProfileKind, SimulatedModelServer
 from ghostfleet_simulator.config import Behaviour, FixedConfig, Listen, Profile, ServerConfig
 from ghostfleet_simulator.engine.timers import check_pace
 from ghostfleet_simulator.problems import InvalidInput
@@ -17,8 +17,9 @@ PORT: Final = 8000
 ADMIN_PORT: Final = 9101
 INLINE: Final = "Inline"
 
-FindProfile = Callable[[str, str], LatencyProfile | InvalidInput | None]
-"""Looks up a profile by kind and name in the server's namespace: the profile, what is wrong with it, or nothing."""
+FindProfile = Callable[[ProfileKind, str], ProfileResource | InvalidInput | None]
+"""Looks up a profile by kind and name, in the server's namespace where its kind has one: the profile, what is wrong
+with it, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Reason(StrEnum):
 
     NOT_FOUND = "NotFound"
     INVALID = "Invalid"
+    NOT_ENABLED = "NotEnabled"
+    """It is of a kind that this operator does not use."""
 
 
 class Unresolved(Exception):
@@ -78,11 +81,11 @@ def _profile(server: SimulatedModelServer, find_profile: FindProfile) -> tuple[P
         return spec.profile, ProfileSource(INLINE, server.metadata.name, server.metadata.generation)
     if spec.profile_ref is None:
         raise Unresolved(Reason.INVALID, "set exactly one of profile and profileRef", "spec")
-    kind, name = spec.profile_ref.kind.value, spec.profile_ref.name
+    kind, name = spec.profile_ref.kind, spec.profile_ref.name
     found = find_profile(kind, name)
     if found is None:
-        text = f"there is no {kind} {name!r} in namespace {server.metadata.namespace!r}"
-        raise Unresolved(Reason.NOT_FOUND, text, "spec.profileRef.name")
+        where = f" in namespace {server.metadata.namespace!r}" if kind is ProfileKind.LATENCY_PROFILE else ""
+        raise Unresolved(Reason.NOT_FOUND, f"there is no {kind} {name!r}{where}", "spec.profileRef.name")
     if isinstance(found, InvalidInput):
         raise Unresolved(Reason.INVALID, f"{kind} {name!r} is invalid: {found}")
-    return found.spec, ProfileSource(kind, name, found.metadata.generation)
+    return found.spec, ProfileSource(kind.value, name, found.metadata.generation)

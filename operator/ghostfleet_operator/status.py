@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ghostfleet_operator.kinds.meta import Condition, ConditionStatus
-from ghostfleet_operator.kinds.profile import LatencyProfile, LatencyProfileStatus
+from ghostfleet_operator.kinds.profile import LatencyProfileStatus, ProfileResource
 from ghostfleet_operator.kinds.server import (
     MOST_ENDPOINTS,
     MOST_LAGGING,
@@ -180,7 +180,7 @@ def server_status(seen: Observation) -> dict[str, Any]:
 
 
 def profile_status(
-    found: LatencyProfile | InvalidInput,
+    found: ProfileResource | InvalidInput,
     *,
     generation: int,
     used_by: int,
@@ -275,7 +275,7 @@ def _not_ready(seen: Observation, parts: Mapping[str, _Verdict], ready: int) -> 
 def _stalled(seen: Observation) -> bool:
     if seen.obstacle:
         return seen.obstacle.permanent
-    return seen.unresolved is not None and seen.unresolved.reason is Reason.INVALID
+    return seen.unresolved is not None and seen.unresolved.reason is not Reason.NOT_FOUND
 
 
 def _desired(seen: Observation) -> Desired | None:

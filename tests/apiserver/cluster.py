@@ -86,11 +86,11 @@ class Cluster:
         where = path(kind, obj["metadata"].get("namespace"))
         return self.call("POST", where, obj, fieldValidation="Strict")
 
-    def merge(self, kind: Kind, namespace: str, name: str, patch: Json, subresource: str = "") -> Json:
+    def merge(self, kind: Kind, namespace: str | None, name: str, patch: Json, subresource: str = "") -> Json:
         where = path(kind, namespace, name) + subresource
         return self.call("PATCH", where, patch, "application/merge-patch+json", fieldValidation="Strict")
 
-    def delete(self, kind: Kind, namespace: str, name: str) -> None:
+    def delete(self, kind: Kind, namespace: str | None, name: str) -> None:
         self.call("DELETE", path(kind, namespace, name), {"gracePeriodSeconds": 0})
 
     def status(self, namespace: str, name: str) -> Json:
@@ -152,6 +152,11 @@ def profile(namespace: str, name: str, ttft: str = "20ms", **simple: Any) -> Jso
         "metadata": {"namespace": namespace, "name": name},
         "spec": {"simple": {"timeToFirstToken": ttft, **simple}},
     }
+
+
+def cluster_profile(name: str, ttft: str = "20ms", **simple: Any) -> Json:
+    found = profile("", name, ttft, **simple)
+    return {**found, "kind": "ClusterLatencyProfile", "metadata": {"name": name}}
 
 
 class Pods:

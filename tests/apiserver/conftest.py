@@ -134,7 +134,8 @@ def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pyte
 @pytest.fixture(scope="package")
 def operator(start_operator: StartOperator) -> Iterator[Operator]:
     """The operator that works on every namespace of the session, looking at pods every second."""
-    with start_operator("--observe-seconds", "1", "--resync-seconds", "3", "--log-level", "debug") as started:
+    timing = ("--observe-seconds", "1", "--resync-seconds", "3")
+    with start_operator(*timing, "--cluster-profiles", "--log-level", "debug") as started:
         yield started
 
 

@@ -9,7 +9,11 @@ from tests.apiserver.cluster import CRD, Cluster, Rejected, condition, path, pro
 
 from ghostfleet_operator.reconcile.api import PROFILE, SERVER
 
-NAMES = ("latencyprofiles.ghostfleet.dev", "simulatedmodelservers.ghostfleet.dev")
+NAMES = (
+    "clusterlatencyprofiles.ghostfleet.dev",
+    "latencyprofiles.ghostfleet.dev",
+    "simulatedmodelservers.ghostfleet.dev",
+)
 
 
 def refusal(cluster: Cluster, obj: dict[str, Any]) -> str:
@@ -120,10 +124,11 @@ def test_the_scale_subresource_reads_and_writes_replicas(cluster: Cluster, names
     assert cluster.must_get(SERVER, namespace, "scaled")["spec"]["replicas"] == 5
 
 
-def test_both_kinds_are_found_by_their_short_names_and_their_category(cluster: Cluster) -> None:
+def test_the_kinds_are_found_by_their_short_names_and_their_category(cluster: Cluster) -> None:
     listed = cluster.call("GET", "/apis/ghostfleet.dev/v1alpha1")["resources"]
     found = {r["name"]: (r.get("shortNames"), r.get("categories")) for r in listed if "/" not in r["name"]}
     assert found == {
         "simulatedmodelservers": (["sms"], ["ghostfleet"]),
         "latencyprofiles": (["lprof"], ["ghostfleet"]),
+        "clusterlatencyprofiles": (["clprof"], ["ghostfleet"]),
     }

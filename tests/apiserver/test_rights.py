@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 from tests.apiserver import control_plane
-from tests.apiserver.cluster import CRD, Cluster, condition, eventually, profile, server
+from tests.apiserver.cluster import CRD, Cluster, cluster_profile, condition, eventually, profile, server
 from tests.apiserver.conftest import CRDS, StartOperator
 from tests.apiserver.control_plane import ControlPlane
 from tests.helm import helm
 
 from ghostfleet_operator.plan.kubernetes import ChildNames
-from ghostfleet_operator.reconcile.api import CONFIG_MAP, DEPLOYMENT, PROFILE, SERVER, SERVICE
+from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, CONFIG_MAP, DEPLOYMENT, PROFILE, SERVER, SERVICE
 
 CHART = Path(__file__).parents[2] / "charts" / "ghostfleet"
 ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
@@ -28,10 +28,11 @@ Right = tuple[str, str, str]
 """Group, resource and verb."""
 
 
-def rendered(folder: Path, namespaces: list[str]) -> list[dict[str, Any]]:
+def rendered(folder: Path, namespaces: list[str], *, cluster_profiles: bool) -> list[dict[str, Any]]:
     """The roles, bindings and account of release `gf` in namespace `system`."""
     command = [helm(), "template", "gf", CHART, "--namespace", "system", "--kube-version", "1.34.0"]
     command += ["--set", "rbac.userRoles=false", "--set-json", f"watchNamespaces={json.dumps(namespaces)}"]
+    command += ["--set", f"clusterProfiles={json.dumps(cluster_profiles)}"]
     text = subprocess.run(
         command, check=True, capture_output=True, text=True, env={"HOME": str(folder), "PATH": os.defpath}
     ).stdout
@@ -58,7 +59,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> It
         for file in CRDS.glob("*.yaml"):
             name = cluster.create(yaml.safe_load(file.read_text()))["metadata"]["name"]
             eventually(lambda n=name: _is(condition(cluster.must_get(CRD, None, n), "Established")["status"] == "True"))
-        for name in ("system", "first", "second", "third"):
+        for name in ("system", "first", "second", "third", "fourth"):
             cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         yield cluster, started
 
@@ -148,28 +149,58 @@ def live_through_everything(cluster: Cluster, namespace: str) -> None:
     cluster.delete(SERVER, namespace, "one")
 
 
+def live_with_a_profile_of_the_cluster(cluster: Cluster, namespace: str, *, allowed: bool, reason: str) -> None:
+    """Where it is allowed it is used; where not, the server says why and waits for a person."""
+    cluster.create(cluster_profile("global"))
+    reference = {"kind": "ClusterLatencyProfile", "name": "global"}
+    cluster.create(server(namespace, "two", profile=None, profileRef=reference))
+    if allowed:
+        eventually(lambda: cluster.must_get(DEPLOYMENT, namespace, "two"))
+        eventually(lambda: _is(cluster.must_get(CLUSTER_PROFILE, None, "global")["status"]["usedBy"] == 1))
+    else:
+        stalled = eventually(lambda: cluster.condition(namespace, "two", "Stalled") or None)
+        assert stalled["reason"] == "ProfileNotEnabled"
+        assert reason in stalled["message"]
+        assert cluster.get(DEPLOYMENT, namespace, "two") is None
+    cluster.delete(SERVER, namespace, "two")
+    cluster.delete(CLUSTER_PROFILE, None, "global")
+
+
 def _is(holds: bool) -> bool:
     assert holds
     return True
 
 
-@pytest.mark.parametrize("namespaces", [[], ["first", "second"]], ids=["cluster-wide", "namespaced"])
+@pytest.mark.parametrize(
+    ("namespaces", "cluster_profiles", "reason"),
+    [
+        ([], False, "the operator was not told (--cluster-profiles) to use a ClusterLatencyProfile"),
+        (["first", "second"], False, "the operator works in some namespaces only"),
+        ([], True, ""),
+    ],
+    ids=["cluster-wide", "namespaced", "cluster-profiles"],
+)
 def test_the_roles_of_the_chart_are_enough_and_not_more(
     audited: tuple[Cluster, ControlPlane],
     start_operator: StartOperator,
     tmp_path: Path,
     namespaces: list[str],
+    cluster_profiles: bool,
+    reason: str,
 ) -> None:
     cluster, plane = audited
-    objects = rendered(tmp_path, namespaces)
+    objects = rendered(tmp_path, namespaces, cluster_profiles=cluster_profiles)
     kubeconfig, user = installed(cluster, plane, objects)
     arguments = [part for name in namespaces for part in ("--namespace", name)]
+    arguments += ["--cluster-profiles"] if cluster_profiles else []
     with contextlib.ExitStack() as stack:
         stack.callback(removed, cluster, objects)
         before = len(requests(plane, user))
         timing = ("--observe-seconds", "1", "--resync-seconds", "1")
         with start_operator("--kubeconfig", str(kubeconfig), *timing, *arguments):
-            live_through_everything(cluster, namespaces[-1] if namespaces else "third")
+            namespace = namespaces[-1] if namespaces else "fourth" if cluster_profiles else "third"
+            live_with_a_profile_of_the_cluster(cluster, namespace, allowed=cluster_profiles, reason=reason)
+            live_through_everything(cluster, namespace)
         asked = requests(plane, user)[before:]
 
     refused = [event["requestURI"] for event in asked if event["responseStatus"]["code"] in (401, 403)]

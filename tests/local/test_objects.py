@@ -20,6 +20,9 @@ spec: {simple: {timeToFirstToken: 5ms}}
 """
 
 
+CLUSTER_PROFILE = PROFILE.replace("LatencyProfile", "ClusterLatencyProfile")
+
+
 def user(server_name: str, **reference: str) -> str:
     spec = {"model": {"name": server_name}, "profileRef": reference}
     return json.dumps(
@@ -60,6 +63,30 @@ def test_a_profile_is_found_in_its_own_namespace_only(tmp_path: Path) -> None:
     assert line.endswith("'fast' in namespace 'default'")
 
 
+def test_a_profile_of_the_cluster_is_found_from_every_namespace(tmp_path: Path) -> None:
+    """And beside a LatencyProfile of the same name it is another object."""
+    file = tmp_path / "a.yaml"
+    reference = {"kind": "ClusterLatencyProfile", "name": "fast"}
+    apart = user("two", **reference).replace('"name": "two"}, "spec"', '"name": "two", "namespace": "lab"}, "spec"')
+    own = PROFILE.replace("5ms", "7ms")
+    file.write_text("---\n".join([CLUSTER_PROFILE, own, user("one", **reference) + "\n", apart + "\n"]))
+    found = read([file]).resolved()
+    assert [(r.server.metadata.namespace, r.source.kind) for r in found] == [
+        ("default", "ClusterLatencyProfile"),
+        ("lab", "ClusterLatencyProfile"),
+    ]
+    assert {str(r.config.profile.simple.time_to_first_token) for r in found} == {"5ms"}
+
+
+def test_an_applied_profile_of_the_cluster_counts_over_the_files(tmp_path: Path) -> None:
+    file, changed, kept = tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "applied.json"
+    file.write_text(CLUSTER_PROFILE + "---\n" + user("one", kind="ClusterLatencyProfile", name="fast"))
+    changed.write_text(CLUSTER_PROFILE.replace("5ms", "9ms"))
+    applied.put(kept, read([changed]), read([file]))
+    (found,) = applied.over(kept, read([file])).resolved()
+    assert str(found.config.profile.simple.time_to_first_token) == "9ms"
+
+
 def test_objects_of_other_groups_are_skipped_with_a_word(tmp_path: Path) -> None:
     """A file for a cluster may hold more than a laptop needs."""
     file = tmp_path / "a.yaml"
@@ -92,6 +119,14 @@ def test_objects_of_other_groups_are_skipped_with_a_word(tmp_path: Path) -> None
         (
             user("one", name="gone"),
             ": SimulatedModelServer one: spec.profileRef.name: there is no LatencyProfile 'gone'",
+        ),
+        (
+            user("one", kind="ClusterLatencyProfile", name="gone"),
+            ": SimulatedModelServer one: spec.profileRef.name: there is no ClusterLatencyProfile 'gone'",
+        ),
+        (
+            CLUSTER_PROFILE.replace("{name: fast}", "{name: fast, namespace: lab}"),
+            ": metadata.namespace: a ClusterLatencyProfile belongs to no namespace; leave it out",
         ),
         (user("one", nam="x"), ": SimulatedModelServer one: spec.profileRef.nam"),
         (

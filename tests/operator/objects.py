@@ -27,6 +27,12 @@ def raw_profile(name: str = "mid-size", generation: int = 5, **simple: Any) -> d
     return {"apiVersion": API_VERSION, "kind": "LatencyProfile", "metadata": metadata, "spec": {"simple": simple}}
 
 
+def raw_cluster_profile(name: str = "mid-size", generation: int = 5, **simple: Any) -> dict[str, Any]:
+    """A profile of the cluster."""
+    metadata = {"name": name, "generation": generation}
+    return raw_profile(name, **simple) | {"kind": "ClusterLatencyProfile", "metadata": metadata}
+
+
 def server(name: str = "alpha", **spec: Any) -> SimulatedModelServer:
     """The same, parsed."""
     return parse_server(raw_server(name, **spec))

@@ -66,6 +66,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [ghostfleet.dev]
   resources: [simulatedmodelservers/status, latencyprofiles/status]
   verbs: [patch]
+{{- if .Values.clusterProfiles }}
+- apiGroups: [ghostfleet.dev]
+  resources: [clusterlatencyprofiles]
+  verbs: [get, list, watch]
+- apiGroups: [ghostfleet.dev]
+  resources: [clusterlatencyprofiles/status]
+  verbs: [patch]
+{{- end }}
 # An owner reference that blocks the owner's deletion needs this where OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [ghostfleet.dev]
   resources: [simulatedmodelservers/finalizers]

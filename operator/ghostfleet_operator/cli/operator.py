@@ -45,6 +45,12 @@ def _parser(environ: Mapping[str, str]) -> Parser:
         metavar="NAME",
         help="work in this namespace only; repeat for more",
     )
+    add(
+        "--cluster-profiles",
+        action="store_true",
+        default=None,
+        help="let servers refer to ClusterLatencyProfile objects; not with --namespace",
+    )
     add("--kubeconfig", metavar="FILE", help="kubeconfig to use instead of what kubectl would use")
     add("--context", metavar="NAME", help="context of the kubeconfig")
     add(
@@ -93,6 +99,9 @@ def main(argv: Sequence[str]) -> int:
 
     if "key_file" not in given:
         raise CommandError("--key-file: required, but not given", Exit.USAGE)
+    if given.get("cluster_profiles") and given.get("namespaces"):
+        why = "an operator of some namespaces cannot read objects of the cluster"
+        raise CommandError(f"--cluster-profiles: not with --namespace: {why}", Exit.USAGE)
     values: dict[str, Any] = {}
     for field in fields(OperatorOptions):
         if field.name in given:

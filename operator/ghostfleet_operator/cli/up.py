@@ -24,7 +24,7 @@ from ghostfleet_operator.local.supervisor import Plan, Supervisor, curl_line
 from ghostfleet_operator.local.table import rich_table
 
 _EPILOG = """\
-The files hold SimulatedModelServer and LatencyProfile objects, as for a cluster, and are followed while the fleet runs:
+The files hold SimulatedModelServer objects and their profiles, as for a cluster, and are followed while the fleet runs:
 times, failures and answers change at once and without a restart, other settings restart the replicas of their server
 one after another. Each replica has an address of its own (127.0.0.2, .3, ...) with the ports of a pod.
 """

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from ghostfleet_operator.kinds.generated import command
 from ghostfleet_operator.kinds.layout import to_yaml
 from ghostfleet_operator.kinds.meta import GROUP, VERSION
-from ghostfleet_operator.kinds.profile import LatencyProfile
+from ghostfleet_operator.kinds.profile import ClusterLatencyProfile, LatencyProfile
 from ghostfleet_operator.kinds.reference import reference
 from ghostfleet_operator.kinds.schema import NoSchemaError, Schema, brief, structural
 from ghostfleet_operator.kinds.server import SimulatedModelServer
@@ -51,6 +51,7 @@ class Kind:
     short: str
     columns: tuple[Column, ...]
     scale: bool = False
+    namespaced: bool = True
 
     @property
     def name(self) -> str:
@@ -59,6 +60,14 @@ class Kind:
 
 
 _AGE: Final = Column("Age", ".metadata.creationTimestamp", "date")
+_PROFILE_COLUMNS: Final = (
+    Column("Backend", ".spec.backend", description="Model of times in use"),
+    Column("Evidence", ".spec.evidence", description="Where its numbers come from"),
+    Column("Valid", _condition("Valid"), description="Whether the profile can be used"),
+    Column("Used-by", ".status.usedBy", "integer", description="Servers that refer to it"),
+    _AGE,
+    Column("Hash", ".status.hash", wide=True, description="Hash of the profile"),
+)
 KINDS: Final = (
     Kind(
         SimulatedModelServer,
@@ -77,19 +86,8 @@ KINDS: Final = (
         ),
         scale=True,
     ),
-    Kind(
-        LatencyProfile,
-        "latencyprofiles",
-        "lprof",
-        (
-            Column("Backend", ".spec.backend", description="Model of times in use"),
-            Column("Evidence", ".spec.evidence", description="Where its numbers come from"),
-            Column("Valid", _condition("Valid"), description="Whether the profile can be used"),
-            Column("Used-by", ".status.usedBy", "integer", description="Servers that refer to it"),
-            _AGE,
-            Column("Hash", ".status.hash", wide=True, description="Hash of the profile"),
-        ),
-    ),
+    Kind(LatencyProfile, "latencyprofiles", "lprof", _PROFILE_COLUMNS),
+    Kind(ClusterLatencyProfile, "clusterlatencyprofiles", "clprof", _PROFILE_COLUMNS, namespaced=False),
 )
 
 
@@ -142,7 +140,7 @@ def crd(kind: Kind) -> dict[str, Any]:
         "metadata": {"name": f"{kind.plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
-            "scope": "Namespaced",
+            "scope": "Namespaced" if kind.namespaced else "Cluster",
             "names": {
                 "kind": kind.name,
                 "listKind": f"{kind.name}List",
@@ -188,9 +186,10 @@ def chart_template(kind: Kind) -> str:
     spec = _yaml({"spec": tree["spec"]})
     if "{{" in spec:
         raise ValueError(f"the CRD of {kind.name} holds text that Helm would take for a template")
+    wanted = ".Values.crds.enabled" if kind.namespaced else "and .Values.crds.enabled .Values.clusterProfiles"
     return (
         "{{- /* Made from the models by `make crds`; do not edit. */ -}}\n"
-        "{{- if .Values.crds.enabled }}\n"
+        f"{{{{- if {wanted} }}}}\n"
         f"apiVersion: {tree['apiVersion']}\n"
         f"kind: {tree['kind']}\n"
         "metadata:\n"
@@ -212,8 +211,12 @@ def generated() -> dict[str, str]:
     for kind in KINDS:
         files[f"crds/{GROUP}_{kind.plural}.yaml"] = manifest(kind)
         files[f"charts/ghostfleet/templates/crds/{kind.plural}.yaml"] = chart_template(kind)
-    files["docs/crds.md"] = reference({kind.name: openapi(kind) for kind in KINDS})
+    files["docs/crds.md"] = reference({kind.name: openapi(kind) for kind in KINDS}, {k.name: _scope(k) for k in KINDS})
     return files
+
+
+def _scope(kind: Kind) -> str:
+    return f"{'Namespaced' if kind.namespaced else 'Of the cluster'}; short name `{kind.short}`."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

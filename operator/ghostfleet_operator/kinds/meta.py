@@ -56,6 +56,13 @@ class ObjectMeta(Observed):
     """When deletion was asked for, if it was."""
 
 
+class ClusterObjectMeta(ObjectMeta):
+    """The same of an object that is in no namespace."""
+
+    namespace: str = ""
+    """Empty."""
+
+
 class ConditionStatus(StrEnum):
     """Whether a condition holds."""
 

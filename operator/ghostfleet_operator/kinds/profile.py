@@ -1,4 +1,4 @@
-"""`LatencyProfile`: what servers cost in time, shared by the servers of a namespace."""
+"""`LatencyProfile` and `ClusterLatencyProfile`: what servers cost in time, for those of a namespace or of all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ghostfleet_operator.kinds.meta import Condition, Observed, Resource, parse
+from ghostfleet_operator.kinds.meta import ClusterObjectMeta, Condition, Observed, Resource, parse
 from ghostfleet_simulator.config import Profile
 
 
@@ -26,14 +26,9 @@ class LatencyProfileStatus(Observed):
     """Hash of the profile; two profiles with the same numbers have the same."""
 
 
-class LatencyProfile(Resource):
-    """What a server costs in time.
+class ProfileResource(Resource):
+    """What both kinds of profiles are."""
 
-    A change reaches every server that refers to the profile at once, without a restart.
-    """
-
-    api_version: Literal["ghostfleet.dev/v1alpha1"]
-    kind: Literal["LatencyProfile"]
     spec: Profile
     """The times."""
 
@@ -41,6 +36,29 @@ class LatencyProfile(Resource):
     """Written by the operator."""
 
 
-def parse_profile(raw: object) -> LatencyProfile:
-    """A raw object as a profile, its status left out; raises `InvalidInput`."""
-    return parse(LatencyProfile, raw)
+class LatencyProfile(ProfileResource):
+    """What a server costs in time.
+
+    A change reaches every server that refers to the profile at once, without a restart.
+    """
+
+    api_version: Literal["ghostfleet.dev/v1alpha1"]
+    kind: Literal["LatencyProfile"]
+
+
+class ClusterLatencyProfile(ProfileResource):
+    """What a server costs in time, for servers of all namespaces.
+
+    A change reaches every server that refers to the profile at once, without a restart. An operator uses profiles of
+    the cluster only where it is told to.
+    """
+
+    api_version: Literal["ghostfleet.dev/v1alpha1"]
+    kind: Literal["ClusterLatencyProfile"]
+    metadata: ClusterObjectMeta
+
+
+def parse_profile(raw: object) -> ProfileResource:
+    """A raw object as a profile of the kind it says it is, its status left out; raises `InvalidInput`."""
+    of_cluster = isinstance(raw, dict) and raw.get("kind") == "ClusterLatencyProfile"
+    return parse(ClusterLatencyProfile if of_cluster else LatencyProfile, raw)

@@ -16,9 +16,9 @@ _INTRODUCTION: Final = f"""\
 <!-- Made from the models by `make crds`; do not edit. -->
 # Custom resources
 
-All kinds are namespaced and belong to `{API_VERSION}`. Unknown fields are refused by `kubectl apply` and by
-`ghostfleet up`; quantities are strings with units (`12.5ms`, `1.5s`; a bare number is milliseconds) and probabilities
-are strings (`"0.05"`, `"5%"`).
+All kinds belong to `{API_VERSION}`; `kubectl get ghostfleet` lists all their objects. Unknown fields are refused by
+`kubectl apply` and by `ghostfleet up`. Quantities are strings with units (`12.5ms`, `1.5s`; a bare number is
+milliseconds) and probabilities are strings (`"0.05"`, `"5%"`).
 
 What a change of a field does to pods that run: *live* fields reach every pod at once, without a restart; *restart*
 fields change the pod template, so that the Deployment replaces its pods.
@@ -35,12 +35,18 @@ def effects() -> dict[str, str]:
     return found
 
 
-def reference(schemas: Mapping[str, Schema]) -> str:
-    """The page, for the schemas of all kinds by name."""
+def reference(schemas: Mapping[str, Schema], scopes: Mapping[str, str]) -> str:
+    """The page, for the schemas of all kinds by name, and a line about the scope of each."""
     parts = [_INTRODUCTION]
+    told: list[tuple[str, Schema]] = []
     for kind, schema in schemas.items():
         spec, status = schema["properties"]["spec"], schema["properties"]["status"]
-        parts.append(f"## {kind}\n\n{schema['description']}\n")
+        parts.append(f"## {kind}\n\n{schema['description']}\n\n{scopes[kind]}\n")
+        twin = next((other for other, known in told if known == spec), None)
+        told.append((kind, spec))
+        if twin:
+            parts.append(f"`spec` and `status` have the fields of a [{twin}](#{twin.lower()}).\n")
+            continue
         parts.append("### spec\n\n" + _table(spec, effects() if kind == "SimulatedModelServer" else {}))
         rules = [*schema.get("x-kubernetes-validations", []), *spec.get("x-kubernetes-validations", [])]
         if rules:

@@ -34,13 +34,15 @@ class ProfileKind(StrEnum):
     """Kinds that a server can refer to for its profile."""
 
     LATENCY_PROFILE = "LatencyProfile"
+    CLUSTER_LATENCY_PROFILE = "ClusterLatencyProfile"
 
 
 class ProfileRef(Settings):
-    """A profile in the namespace of the server."""
+    """A profile in the namespace of the server, or one of the cluster."""
 
     kind: ProfileKind = ProfileKind.LATENCY_PROFILE
-    """Kind of the profile."""
+    """`LatencyProfile` is one in the namespace of the server, `ClusterLatencyProfile` one of the whole cluster, which
+    the operator has to be told to use."""
 
     name: ObjectName
     """Name of the profile."""

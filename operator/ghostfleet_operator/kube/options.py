@@ -21,6 +21,9 @@ class OperatorOptions:
     namespaces: tuple[str, ...] = ()
     """Namespaces to work in; none means all of them."""
 
+    cluster_profiles: bool = False
+    """Whether servers may refer to ClusterLatencyProfiles; only without `namespaces`."""
+
     kubeconfig: str | None = None
     """Kubeconfig to use; without it what kubectl would use, or the service account of the pod."""
 

@@ -21,7 +21,7 @@ from ghostfleet_operator.kube.health import HealthServer
 from ghostfleet_operator.kube.login import Login
 from ghostfleet_operator.kube.metrics import OperatorMetrics
 from ghostfleet_operator.kube.options import OperatorOptions
-from ghostfleet_operator.reconcile.api import OWN, PROFILE, SERVER, Conflict, Key, Kind, KubeError, Retry
+from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, PROFILE, SERVER, Conflict, Key, Kind, KubeError, Retry
 from ghostfleet_operator.reconcile.events import Recorder
 from ghostfleet_operator.reconcile.mapping import Mapper
 from ghostfleet_operator.reconcile.profile import ProfileReconciler
@@ -52,11 +52,10 @@ class OperatorProcess:
         self._metrics.watch(self._queue, self._api, lambda: self._unready() is None)
         self._health = HealthServer(self._metrics, self._unhealthy, self._unready)
         self._store = Store()
-        self._mapper = Mapper(self._store, self._queue.add)
-        servers, profiles = self._reconcilers(key)
+        self._own = (SERVER, PROFILE, *((CLUSTER_PROFILE,) if options.cluster_profiles else ()))
+        self._mapper = Mapper(self._store, self._queue.add, self._own)
         self._passes: dict[Kind, Callable[[str, str], Awaitable[float | None]]] = {
-            SERVER: servers.reconcile,
-            PROFILE: profiles.reconcile,
+            kind: (self._servers(key) if kind == SERVER else self._profiles(kind)).reconcile for kind in self._own
         }
         self._under_way: dict[Key, float] = {}
         self._workers: asyncio.Task[None] | None = None
@@ -68,7 +67,7 @@ class OperatorProcess:
         await self._login.configuration()
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
         watch.configure(settings)
-        watch.install(registry, self._mapper)
+        watch.install(registry, self._mapper, self._own)
         kopf.on.startup(registry=registry, id="start")(self._started)
         kopf.on.cleanup(registry=registry, id="stop")(self._stopped)
         kopf.on.login(registry=registry, id="login")(self._logged_in)
@@ -94,7 +93,7 @@ class OperatorProcess:
             return 1
         return 0
 
-    def _reconcilers(self, key: bytes) -> tuple[ServerReconciler, ProfileReconciler]:
+    def _servers(self, key: bytes) -> ServerReconciler:
         options = self._options
         settings = Settings(
             simulator_image=options.simulator_image,
@@ -103,8 +102,9 @@ class OperatorProcess:
             image_pull_secrets=options.image_pull_secrets,
             observe_seconds=options.observe_seconds,
             resync_seconds=options.resync_seconds,
+            no_cluster_profiles=None if options.cluster_profiles else _no_cluster_profiles(bool(options.namespaces)),
         )
-        servers = ServerReconciler(
+        return ServerReconciler(
             api=self._api,
             store=self._store,
             client=self._http,
@@ -115,16 +115,18 @@ class OperatorProcess:
             now=_now,
             rng=self._rng,
         )
-        profiles = ProfileReconciler(
+
+    def _profiles(self, kind: Kind) -> ProfileReconciler:
+        return ProfileReconciler(
+            kind,
             api=self._api,
             store=self._store,
             add=self._queue.add,
-            resync_seconds=options.resync_seconds,
+            resync_seconds=self._options.resync_seconds,
             clock=time.monotonic,
             now=_now,
             rng=self._rng,
         )
-        return servers, profiles
 
     async def _logged_in(self, **_: Any) -> kopf.ConnectionInfo:
         try:
@@ -158,7 +160,7 @@ class OperatorProcess:
         said = ""
         while True:
             try:
-                missing = [kind.name for kind in OWN if not await self._api.serves(kind)]
+                missing = [kind.name for kind in self._own if not await self._api.serves(kind)]
                 if not missing:
                     return
                 trouble = f"the API server does not know {' and '.join(missing)} of {GROUP}/{VERSION}; install the CRDs"
@@ -210,6 +212,11 @@ class OperatorProcess:
             return f"cannot go on: {self._failure!r}"
         longest = max((time.monotonic() - start for start in self._under_way.values()), default=0.0)
         return f"a pass has been under way for {longest:.0f} s" if longest > _STUCK_SECONDS else None
+
+
+def _no_cluster_profiles(namespaced: bool) -> str:
+    why = "works in some namespaces only and cannot read" if namespaced else "was not told (--cluster-profiles) to use"
+    return f"the operator {why} a ClusterLatencyProfile; refer to a LatencyProfile in the namespace of the server"
 
 
 def _now() -> datetime:

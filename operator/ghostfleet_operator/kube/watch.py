@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 import kopf
 
 from ghostfleet_operator.kinds import GROUP
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
-from ghostfleet_operator.reconcile.api import CHILDREN, OWN, POD, Kind
+from ghostfleet_operator.reconcile.api import CHILDREN, POD, Kind
 from ghostfleet_operator.reconcile.mapping import Mapper
 
 OWNED: Final = SERVER_LABEL
@@ -18,9 +18,9 @@ OWNED: Final = SERVER_LABEL
 _PAGE: Final = 500
 
 
-def install(registry: kopf.OperatorRegistry, mapper: Mapper) -> None:
-    """Watch our kinds, their children and the pods."""
-    for kind in (*OWN, *CHILDREN, POD):
+def install(registry: kopf.OperatorRegistry, mapper: Mapper, own: Iterable[Kind]) -> None:
+    """Watch our kinds, as many as are in use, their children and the pods."""
+    for kind in (*own, *CHILDREN, POD):
         kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, id=kind.plural, registry=registry)(
             _handler(kind, mapper)
         )

@@ -10,29 +10,31 @@ from typing import Any, Final, NamedTuple
 from ghostfleet_operator.kinds import (
     API_VERSION,
     GROUP,
-    LatencyProfile,
+    ProfileResource,
     SimulatedModelServer,
     parse_profile,
     parse_server,
 )
-from ghostfleet_operator.resolve import Resolved, Unresolved, resolve
+from ghostfleet_operator.kinds.server import ProfileKind
+from ghostfleet_operator.resolve import FindProfile, Resolved, Unresolved, resolve
 from ghostfleet_simulator.files import read_documents
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest
 
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
 _SERVER: Final = "SimulatedModelServer"
-_KINDS: Final = (_SERVER, "LatencyProfile")
+_OF_CLUSTER: Final = "ClusterLatencyProfile"
+_KINDS: Final = (_SERVER, "LatencyProfile", _OF_CLUSTER)
 
 
 class Key(NamedTuple):
-    """Identity of an object."""
+    """Identity of an object; `namespace` is empty for a kind of the cluster."""
 
     kind: str
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        scope = "" if self.namespace == "default" else f"{self.namespace}/"
+        scope = "" if self.namespace in ("", "default") else f"{self.namespace}/"
         return f"{self.kind} {scope}{self.name}"
 
 
@@ -56,7 +58,7 @@ class Objects:
     def resolved(self) -> tuple[Resolved, ...]:
         """Every server with its configuration, by name; raises `InvalidInput` with all problems of all objects."""
         problems: list[Problem] = []
-        parsed: dict[Key, SimulatedModelServer | LatencyProfile | InvalidInput] = {}
+        parsed: dict[Key, SimulatedModelServer | ProfileResource | InvalidInput] = {}
         for key, source in self.sources.items():
             try:
                 parsed[key] = parse_server(source.raw) if key.kind == _SERVER else parse_profile(source.raw)
@@ -82,10 +84,10 @@ class Objects:
         return Objects(other.sources | self.sources, [*other.skipped, *self.skipped])
 
 
-def _finder(parsed: Mapping[Key, object], namespace: str) -> Any:
-    def find(kind: str, name: str) -> LatencyProfile | InvalidInput | None:
-        found = parsed.get(Key(kind, namespace, name))
-        return found if isinstance(found, (LatencyProfile, InvalidInput)) else None
+def _finder(parsed: Mapping[Key, object], namespace: str) -> FindProfile:
+    def find(kind: ProfileKind, name: str) -> ProfileResource | InvalidInput | None:
+        found = parsed.get(Key(kind.value, "" if kind.value == _OF_CLUSTER else namespace, name))
+        return found if isinstance(found, (ProfileResource, InvalidInput)) else None
 
     return find
 
@@ -134,7 +136,8 @@ def _add(objects: Objects, raw: object, place: str, problems: list[Problem]) -> 
         return
     assert isinstance(raw, dict)  # noqa: S101 - what has an identity is an object
     metadata = raw["metadata"]
-    key = Key(raw["kind"], metadata.get("namespace") or "default", metadata["name"])
+    namespace = metadata.get("namespace") or ("" if raw["kind"] == _OF_CLUSTER else "default")
+    key = Key(raw["kind"], namespace, metadata["name"])
     if key.kind not in _KINDS:
         objects.skipped.append(f"{place}: {key} is not for a laptop fleet; it is skipped")
     elif key in objects.sources:
@@ -154,6 +157,8 @@ def _identity_problem(raw: object) -> Problem | None:
             return Problem(path, "required, but not given" if value in (None, "") else "must be a string")
     if not isinstance(metadata.get("namespace") or "", str):
         return Problem("metadata.namespace", "must be a string")
+    if kind == _OF_CLUSTER and metadata.get("namespace"):
+        return Problem("metadata.namespace", f"a {kind} belongs to no namespace; leave it out")
     return _kind_problem(str(api_version), str(kind))
 
 

@@ -21,6 +21,7 @@ class Kind:
     version: str
     plural: str
     name: str
+    namespaced: bool = True
 
     @property
     def api_version(self) -> str:
@@ -30,6 +31,8 @@ class Kind:
 
 SERVER: Final = Kind(GROUP, VERSION, "simulatedmodelservers", "SimulatedModelServer")
 PROFILE: Final = Kind(GROUP, VERSION, "latencyprofiles", "LatencyProfile")
+CLUSTER_PROFILE: Final = Kind(GROUP, VERSION, "clusterlatencyprofiles", "ClusterLatencyProfile", namespaced=False)
+"""Used only where the operator is told to; its objects have "" for a namespace in keys."""
 DEPLOYMENT: Final = Kind("apps", "v1", "deployments", "Deployment")
 SERVICE: Final = Kind("", "v1", "services", "Service")
 CONFIG_MAP: Final = Kind("", "v1", "configmaps", "ConfigMap")
@@ -37,11 +40,17 @@ SECRET: Final = Kind("", "v1", "secrets", "Secret")
 POD: Final = Kind("", "v1", "pods", "Pod")
 EVENT: Final = Kind("", "v1", "events", "Event")
 
-OWN: Final = (SERVER, PROFILE)
+OWN: Final = (SERVER, PROFILE, CLUSTER_PROFILE)
+PROFILES: Final = {kind.name: kind for kind in (PROFILE, CLUSTER_PROFILE)}
 CHILDREN: Final = (DEPLOYMENT, SERVICE, CONFIG_MAP)
 """Kinds of children that are watched. The token's Secret is only ever written: the operator may not read Secrets."""
 
 _BY_TYPE: Final = {(k.api_version, k.name): k for k in (*OWN, *CHILDREN, SECRET, POD, EVENT)}
+
+
+def namespace_of(obj: Object) -> str:
+    """The namespace of an object; "" where its kind has none."""
+    return str(obj["metadata"].get("namespace", ""))
 
 
 def kind_of(obj: Object) -> Kind:
@@ -104,4 +113,4 @@ class Key:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind.name} {self.namespace}/{self.name}"
+        return f"{self.kind.name} {self.namespace}/{self.name}" if self.namespace else f"{self.kind.name} {self.name}"

@@ -2,71 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from ghostfleet_operator.reconcile.api import OWN, POD, PROFILE, SERVER, Key, Kind, Object, kind_of
+from ghostfleet_operator.reconcile.api import (
+    OWN,
+    POD,
+    PROFILE,
+    PROFILES,
+    SERVER,
+    Key,
+    Kind,
+    Object,
+    kind_of,
+    namespace_of,
+)
 from ghostfleet_operator.reconcile.store import Store, server_of
 
 _USAGE_DELAY: Final = 0.5
 """Servers come and go in crowds; the count of a profile's users may be half a second late."""
 
 
-_Told = tuple[tuple[Any, ...], str | None]
+_Told = tuple[tuple[Any, ...], Key | None]
 """What has to change in an object of ours for it to deserve a pass, and the profile that it refers to."""
 
 
 class Mapper:
-    """Feeds the store from watch events, and `add(key, delay)` with whatever may have to act on them."""
+    """Feeds the store from watch events, and `add(key, delay)` with whatever may have to act on them.
 
-    def __init__(self, store: Store, add: Callable[[Key, float], None]) -> None:
+    `own` are those of our kinds that there are passes over.
+    """
+
+    def __init__(self, store: Store, add: Callable[[Key, float], None], own: Collection[Kind] = OWN) -> None:
         self._store = store
         self._add = add
-        self._told: dict[tuple[Kind, str, str], _Told] = {}
+        self._own_kinds = own
+        self._told: dict[Key, _Told] = {}
         """What the watches last told of our own kinds. The store may be ahead of it."""
 
     def event(self, obj: Object, *, deleted: bool) -> None:
         """Take in one event. What the operator itself wrote is known already and wakes nobody."""
-        kind, meta = kind_of(obj), obj["metadata"]
-        known = self._store.get(kind, meta["namespace"], meta["name"])
+        kind, namespace, meta = kind_of(obj), namespace_of(obj), obj["metadata"]
+        known = self._store.get(kind, namespace, meta["name"])
         if deleted:
-            self._store.forget(kind, meta["namespace"], meta["name"], meta["uid"])
+            self._store.forget(kind, namespace, meta["name"], meta["uid"])
         fresh = deleted or self._store.see(obj)
         now = None if deleted else obj
         if kind in OWN:
-            self._own((kind, meta["namespace"], meta["name"]), now)
+            self._own(Key(kind, namespace, meta["name"]), now)
         elif fresh and (kind != POD or _pod_facts(known) != _pod_facts(now)):
             for owner in {server_of(o) for o in (known, now) if o}:
                 if owner:
-                    self._add(Key(SERVER, meta["namespace"], owner), 0.0)
+                    self._add(Key(SERVER, namespace, owner), 0.0)
 
-    def _own(self, place: tuple[Kind, str, str], now: Object | None) -> None:
+    def _own(self, key: Key, now: Object | None) -> None:
         """An event of our own kinds. A pass over one object may have read another before its event came (a server its
         profile, a profile its servers), so it is compared with the last event and not with the store."""
-        before, after = self._told.pop(place, None), (_identity(now), profile_of(now)) if now else None
+        before, after = self._told.pop(key, None), (_identity(now), profile_of(now)) if now else None
         if after:
-            self._told[place] = after
+            self._told[key] = after
         if before == after:
             return
-        kind, namespace, name = place
-        self._add(Key(kind, namespace, name), 0.0)
-        if kind == PROFILE:
-            for server in users(self._store, namespace, name):
-                self._add(Key(SERVER, namespace, server), 0.0)
+        self._add(key, 0.0)
+        if key.kind != SERVER:
+            for server in users(self._store, key):
+                self._add(server, 0.0)
         for profile in {told[1] for told in (before, after) if told}:
-            if profile:
-                self._add(Key(PROFILE, namespace, profile), _USAGE_DELAY)
+            if profile and profile.kind in self._own_kinds:
+                self._add(profile, _USAGE_DELAY)
 
 
-def profile_of(server: Object) -> str | None:
-    """Name of the profile that a raw server refers to."""
+def profile_of(server: Object) -> Key | None:
+    """The profile that a raw server refers to."""
     reference = (server.get("spec") or {}).get("profileRef")
-    return reference.get("name") if isinstance(reference, dict) else None
+    if not isinstance(reference, dict):
+        return None
+    kind, name = PROFILES.get(str(reference.get("kind", PROFILE.name))), reference.get("name")
+    if kind is None or not isinstance(name, str):
+        return None
+    return Key(kind, namespace_of(server) if kind.namespaced else "", name)
 
 
-def users(store: Store, namespace: str, profile: str) -> list[str]:
-    """Names of the servers of a namespace that refer to a profile."""
-    return [server["metadata"]["name"] for server in store.all(SERVER, namespace) if profile_of(server) == profile]
+def users(store: Store, profile: Key) -> list[Key]:
+    """The servers that refer to a profile."""
+    servers = store.all(SERVER, profile.namespace or None)
+    return [Key(SERVER, namespace_of(s), s["metadata"]["name"]) for s in servers if profile_of(s) == profile]
 
 
 def is_ready(pod: Object) -> bool:

@@ -1,4 +1,4 @@
-"""One pass over one `LatencyProfile`: nothing but its status depends on it here."""
+"""One pass over one profile, of a namespace or of the cluster: nothing but its status depends on it here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from ghostfleet_operator.kinds.profile import LatencyProfile, LatencyProfileStatus, parse_profile
-from ghostfleet_operator.reconcile.api import OWN, PROFILE, SERVER, Conflict, Key, KubeApi, Object
+from ghostfleet_operator.kinds.profile import LatencyProfileStatus, ProfileResource, parse_profile
+from ghostfleet_operator.reconcile.api import SERVER, Conflict, Key, Kind, KubeApi, Object, namespace_of
 from ghostfleet_operator.reconcile.mapping import users
 from ghostfleet_operator.reconcile.store import Reader, Store
 from ghostfleet_operator.status import profile_status
@@ -17,10 +17,11 @@ from ghostfleet_simulator.problems import InvalidInput
 
 
 class ProfileReconciler:
-    """Says of profiles whether they can be used and by how many servers they are."""
+    """Says of the profiles of a kind whether they can be used and by how many servers they are."""
 
     def __init__(
         self,
+        kind: Kind,
         *,
         api: KubeApi,
         store: Store,
@@ -30,6 +31,7 @@ class ProfileReconciler:
         now: Callable[[], datetime],
         rng: random.Random,
     ) -> None:
+        self._kind = kind
         self._api = api
         self._store = store
         self._add = add
@@ -43,17 +45,17 @@ class ProfileReconciler:
         """One pass; seconds until the next one is due without any event, or None. Raises `KubeError`."""
         live_at = self._live_at.get((namespace, name), 0.0)
         live = self._clock() >= live_at
-        before = self._store.get(PROFILE, namespace, name)
-        raw = await Reader(self._api, self._store, live=OWN if live else ()).get(PROFILE, namespace, name)
+        before = self._store.get(self._kind, namespace, name)
+        raw = await Reader(self._api, self._store, live=(self._kind,) if live else ()).get(self._kind, namespace, name)
         if raw is None:
             self._live_at.pop((namespace, name), None)
             if before is not None:
                 # A deletion that no watch told of.
-                for server in users(self._store, namespace, name):
-                    self._add(Key(SERVER, namespace, server), 0.0)
+                for server in users(self._store, Key(self._kind, namespace, name)):
+                    self._add(server, 0.0)
             return None
         if live:
-            for found in await self._api.list(SERVER, namespace):
+            for found in await self._api.list(SERVER, namespace or None):
                 self._store.see(found)
             live_at = self._clock() + self._resync_seconds * self._rng.uniform(0.8, 1.2)
             self._live_at[namespace, name] = live_at
@@ -66,7 +68,7 @@ class ProfileReconciler:
 
     async def _report(self, raw: Object) -> None:
         meta = raw["metadata"]
-        found: LatencyProfile | InvalidInput
+        found: ProfileResource | InvalidInput
         try:
             found = parse_profile(raw)
         except InvalidInput as error:
@@ -74,16 +76,16 @@ class ProfileReconciler:
         status = profile_status(
             found,
             generation=meta["generation"],
-            used_by=len(users(self._store, meta["namespace"], meta["name"])),
+            used_by=len(users(self._store, Key(self._kind, namespace_of(raw), meta["name"]))),
             previous=_status(raw),
             now=self._now(),
         )
         if status == raw.get("status"):
             return
         body: Object = {
-            "apiVersion": PROFILE.api_version,
-            "kind": PROFILE.name,
-            "metadata": {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion")},
+            "apiVersion": self._kind.api_version,
+            "kind": self._kind.name,
+            "metadata": {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in meta},
             "status": status,
         }
         self._store.see(await self._api.apply_status(body))

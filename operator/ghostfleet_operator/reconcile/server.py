@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import httpx
 
-from ghostfleet_operator.kinds.profile import LatencyProfile, parse_profile
-from ghostfleet_operator.kinds.server import ServerStatus, SimulatedModelServer, parse_server, parse_status
+from ghostfleet_operator.kinds.profile import ProfileResource, parse_profile
+from ghostfleet_operator.kinds.server import ProfileKind, ServerStatus, SimulatedModelServer, parse_server, parse_status
 from ghostfleet_operator.plan.kubernetes import (
     DOCUMENT_KEY,
     Child,
@@ -29,7 +29,7 @@ from ghostfleet_operator.reconcile.api import (
     CONFIG_MAP,
     DEPLOYMENT,
     POD,
-    PROFILE,
+    PROFILES,
     SERVER,
     Conflict,
     Invalid,
@@ -44,7 +44,7 @@ from ghostfleet_operator.reconcile.observer import WorkObserver
 from ghostfleet_operator.reconcile.pods import Acknowledgements, Pod, owned_pods
 from ghostfleet_operator.reconcile.store import Reader, Store
 from ghostfleet_operator.reconcile.token import admin_token
-from ghostfleet_operator.resolve import Resolved, Unresolved, resolve
+from ghostfleet_operator.resolve import FindProfile, Reason, Resolved, Unresolved, resolve
 from ghostfleet_operator.status import Observation, Obstacle, Workload, server_status
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.problems import InvalidInput
@@ -57,8 +57,8 @@ _LAGGING_SECONDS: Final = 1.0
 """First wait before pods that did not acknowledge are pushed to again; doubled up to the usual round."""
 
 
-_ALL: Final = frozenset({SERVER, PROFILE, POD, *CHILDREN})
-_DECISIVE: Final = frozenset({SERVER, PROFILE, CONFIG_MAP})
+_ALL: Final = frozenset({SERVER, *PROFILES.values(), POD, *CHILDREN})
+_DECISIVE: Final = frozenset({SERVER, *PROFILES.values(), CONFIG_MAP})
 
 
 class _Unconfirmed(Exception):
@@ -78,6 +78,8 @@ class Settings:
     """How often pods are asked what they run."""
     resync_seconds: float = 300.0
     """How often everything is read from the API itself."""
+    no_cluster_profiles: str | None = None
+    """Why no ClusterLatencyProfile can be used; None where they can."""
 
 
 @dataclass(slots=True)
@@ -305,14 +307,17 @@ class ServerReconciler:
         except (InvalidInput, ValueError):
             return None
 
-    async def _profiles(
-        self, run: _Pass, server: SimulatedModelServer
-    ) -> Callable[[str, str], LatencyProfile | InvalidInput | None]:
-        reference = server.spec.profile_ref
-        found = await run.reader.get(PROFILE, run.namespace, reference.name) if reference else None
+    async def _profiles(self, run: _Pass, server: SimulatedModelServer) -> FindProfile:
+        reference, reason = server.spec.profile_ref, self._settings.no_cluster_profiles
+        if reference is None:
+            return lambda _kind, _name: None
+        if reason and reference.kind is ProfileKind.CLUSTER_LATENCY_PROFILE:
+            raise Unresolved(Reason.NOT_ENABLED, reason, "spec.profileRef.kind")
+        kind = PROFILES[reference.kind.value]
+        found = await run.reader.get(kind, run.namespace if kind.namespaced else "", reference.name)
         if found is None or found["metadata"].get("deletionTimestamp"):
             return lambda _kind, _name: None
-        profile: LatencyProfile | InvalidInput
+        profile: ProfileResource | InvalidInput
         try:
             profile = parse_profile(found)
         except InvalidInput as error:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL, selector
-from ghostfleet_operator.reconcile.api import OWN, Kind, KubeApi, Object, kind_of
+from ghostfleet_operator.reconcile.api import OWN, Kind, KubeApi, Object, kind_of, namespace_of
 
 _Place = tuple[Kind, str, str]
 
@@ -27,7 +27,7 @@ class Store:
     def see(self, obj: Object) -> bool:
         """Take note of an object; False where this version or a newer one is known already."""
         kind, meta = kind_of(obj), obj["metadata"]
-        place = (kind, meta["namespace"], meta["name"])
+        place = (kind, namespace_of(obj), meta["name"])
         known = self._objects.get(place)
         if known and not _newer(meta, known["metadata"]):
             return False
@@ -103,7 +103,7 @@ class Reader:
         """Take note of what the API answered to a write of this pass."""
         meta = answer["metadata"]
         self._store.see(answer)
-        self._read[kind_of(answer), meta["namespace"], meta["name"]] = answer
+        self._read[kind_of(answer), namespace_of(answer), meta["name"]] = answer
 
     async def _fresh(self, place: _Place) -> Object | None:
         found = await self._api.get(*place)

@@ -105,7 +105,8 @@ def test_the_chart_is_free_of_lint_and_renders_valid_objects(
 
 
 def test_the_charts_crds_are_the_generated_ones(render: Render) -> None:
-    found = {tree["metadata"]["name"]: tree for tree in of_kind(render(), "CustomResourceDefinition")}
+    objects = render(clusterProfiles=True)
+    found = {tree["metadata"]["name"]: tree for tree in of_kind(objects, "CustomResourceDefinition")}
     files = {tree["metadata"]["name"]: tree for tree in map(yaml.safe_load, map(Path.read_text, crd_files()))}
     assert {name: tree["spec"] for name, tree in found.items()} == {name: tree["spec"] for name, tree in files.items()}
     assert {name: tree["spec"] for name, tree in files.items()} == {
@@ -163,6 +164,37 @@ def test_the_operator_may_do_little(render: Render) -> None:
 def test_roles_in_namespaces_are_those_of_the_cluster(render: Render) -> None:
     namespaced = of_kind(render(watchNamespaces=["one"]), "Role")
     assert [role["rules"] for role in namespaced] == [operator_rules(render())]
+
+
+def test_profiles_of_the_cluster_come_with_their_definition_flag_and_rights_or_not_at_all(render: Render) -> None:
+    def parts(objects: list[dict[str, Any]]) -> tuple[bool, ...]:
+        crds = [tree["metadata"]["name"] for tree in of_kind(objects, "CustomResourceDefinition")]
+        arguments = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+        roles = {tree["metadata"]["name"]: tree for tree in of_kind(objects, "ClusterRole")}
+        return (
+            "clusterlatencyprofiles.ghostfleet.dev" in crds,
+            "--cluster-profiles" in arguments,
+            *("clusterlatencyprofiles" in json.dumps(roles[f"gf-ghostfleet-{n}"]) for n in ("operator", "view")),
+            "gf-ghostfleet-cluster-profiles" in roles,
+        )
+
+    assert parts(render(clusterProfiles=True)) == (True,) * 5
+    assert parts(render()) == (False,) * 5
+
+
+def test_who_may_edit_in_a_namespace_may_not_edit_profiles_of_the_cluster(render: Render) -> None:
+    roles = {tree["metadata"]["name"]: tree for tree in of_kind(render(clusterProfiles=True), "ClusterRole")}
+    assert "clusterlatencyprofiles" not in json.dumps(roles["gf-ghostfleet-edit"])
+    labels = roles["gf-ghostfleet-cluster-profiles"]["metadata"]["labels"]
+    assert not [label for label in labels if label.startswith("rbac.authorization.k8s.io/")]
+
+
+def test_profiles_of_the_cluster_do_not_go_with_an_operator_of_some_namespaces(
+    run: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = run("template", "gf", clusterProfiles=True, watchNamespaces=["one"])
+    assert done.returncode != 0
+    assert "leave watchNamespaces empty, or clusterProfiles false" in done.stderr
 
 
 def test_bindings_name_the_account_that_the_operator_runs_as(render: Render) -> None:

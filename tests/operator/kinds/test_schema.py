@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
-from tests.operator.objects import raw_profile, raw_server
+from tests.operator.objects import raw_cluster_profile, raw_profile, raw_server
 
 from ghostfleet_operator.kinds import API_VERSION, parse_profile, parse_server, parse_status
 from ghostfleet_operator.kinds.crd import KINDS, openapi
@@ -25,7 +25,8 @@ from ghostfleet_simulator.problems import InvalidInput
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SCHEMAS = {kind.name: openapi(kind) for kind in KINDS}
-PARSERS = {"SimulatedModelServer": parse_server, "LatencyProfile": parse_profile}
+FRAMES = {found["kind"]: found for found in (raw_server(), raw_profile(), raw_cluster_profile())}
+PARSERS = dict.fromkeys(FRAMES, parse_profile) | {"SimulatedModelServer": parse_server}
 
 
 def strict(schema: Schema) -> Schema:
@@ -93,7 +94,7 @@ MAKERS: dict[str, Callable[[Schema], st.SearchStrategy[Any]]] = {
 def specs(kind: str) -> st.SearchStrategy[Any]:
     """Specs that satisfy the schema of a kind, and for a server its rules about profile and cache."""
     found = instances(SCHEMAS[kind]["properties"]["spec"])
-    if kind == "LatencyProfile":
+    if kind != "SimulatedModelServer":
         return found
 
     def fitting(spec: dict[str, Any], inline: bool) -> dict[str, Any]:
@@ -110,8 +111,7 @@ SPECS = {kind: specs(kind) for kind in SCHEMAS}
 
 
 def wrapped(kind: str, spec: Any) -> dict[str, Any]:
-    frame = raw_server() if kind == "SimulatedModelServer" else raw_profile()
-    return frame | {"spec": spec}
+    return FRAMES[kind] | {"spec": spec}
 
 
 def parsed(kind: str, spec: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
 from ghostfleet_operator.reconcile.api import (
+    CLUSTER_PROFILE,
     CONFIG_MAP,
     DEPLOYMENT,
     POD,
@@ -168,3 +169,4 @@ async def test_a_live_reader_mends_what_a_watch_missed() -> None:
 
 def test_keys_read_as_people_write_them() -> None:
     assert str(Key(SERVER, "ns", "s")) == "SimulatedModelServer ns/s"
+    assert str(Key(CLUSTER_PROFILE, "", "p")) == "ClusterLatencyProfile p"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.operator.objects import raw_profile, raw_server
+from tests.operator.objects import raw_cluster_profile, raw_profile, raw_server
 
-from ghostfleet_operator.reconcile.api import PROFILE, Key
+from ghostfleet_operator.reconcile.api import OWN, PROFILE, SERVER, Key, Kind
 from ghostfleet_operator.reconcile.mapping import Mapper
 from ghostfleet_operator.reconcile.store import Store
 
@@ -24,10 +24,10 @@ def user(name: str, version: int = 1, generation: int = 1) -> dict[str, Any]:
 class Woken:
     """A mapper over a store, and the keys it woke since it was last asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, *own: Kind) -> None:
         self.store = Store()
         self._keys: set[Key] = set()
-        self.mapper = Mapper(self.store, lambda key, _delay: self._keys.add(key))
+        self.mapper = Mapper(self.store, lambda key, _delay: self._keys.add(key), own or OWN)
 
     def by(self, obj: dict[str, Any], *, deleted: bool = False) -> set[str]:
         self._keys.clear()
@@ -86,3 +86,24 @@ def test_a_server_that_changes_its_profile_wakes_both(woken: Woken) -> None:
     woken.by(user("a"))
     moved = at(raw_server("a", profileRef={"name": "other"}), 2, generation=2)
     assert woken.by(moved) == {"simulatedmodelservers/a", "latencyprofiles/shared", "latencyprofiles/other"}
+
+
+def test_a_profile_of_the_cluster_wakes_its_users_in_every_namespace_and_no_other_of_its_name(woken: Woken) -> None:
+    reference = {"kind": "ClusterLatencyProfile", "name": "shared"}
+    for name in "ab":
+        raw = at(raw_server(name, profileRef=reference), 1)
+        raw["metadata"]["namespace"] = f"team-{name}"
+        assert woken.by(raw) == {f"simulatedmodelservers/{name}", "clusterlatencyprofiles/shared"}
+    woken.by(user("c"))
+    assert woken.by(at(raw_cluster_profile("shared"), 5)) == {
+        "clusterlatencyprofiles/shared",
+        "simulatedmodelservers/a",
+        "simulatedmodelservers/b",
+    }
+    assert woken.by(at(raw_profile("shared"), 5)) == {"latencyprofiles/shared", "simulatedmodelservers/c"}
+
+
+def test_a_kind_that_is_not_in_use_is_never_woken() -> None:
+    woken = Woken(SERVER, PROFILE)
+    reference = {"kind": "ClusterLatencyProfile", "name": "shared"}
+    assert woken.by(at(raw_server("a", profileRef=reference), 1)) == {"simulatedmodelservers/a"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.operator.objects import raw_profile, resolved, server
 
-from ghostfleet_operator.kinds import LatencyProfile, parse_profile
+from ghostfleet_operator.kinds import ProfileResource, parse_profile
 from ghostfleet_operator.resolve import ADMIN_PORT, PORT, ProfileSource, Reason, Unresolved, resolve
 from ghostfleet_simulator.problems import InvalidInput, Problem
 
@@ -22,7 +22,7 @@ def test_an_inline_profile_needs_no_lookup() -> None:
 def test_a_referenced_profile_is_looked_up_by_kind_and_name() -> None:
     asked = []
 
-    def find(kind: str, name: str) -> LatencyProfile:
+    def find(kind: str, name: str) -> ProfileResource:
         asked.append((kind, name))
         return parse_profile(raw_profile(name, generation=9, timeToFirstToken="50ms"))
 
@@ -56,6 +56,9 @@ def test_a_profile_that_is_not_there_is_named_with_its_place() -> None:
         resolve(server(profileRef={"name": "gone"}), lambda _kind, _name: None)
     assert caught.value.reason is Reason.NOT_FOUND
     assert caught.value.message == "there is no LatencyProfile 'gone' in namespace 'lab'"
+    reference = {"kind": "ClusterLatencyProfile", "name": "gone"}
+    with pytest.raises(Unresolved, match=r"^there is no ClusterLatencyProfile 'gone'$"):
+        resolve(server(profileRef=reference), lambda _kind, _name: None)
 
 
 def test_a_profile_that_is_wrong_tells_what_is_wrong_with_it() -> None:

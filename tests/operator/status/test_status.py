@@ -126,6 +126,7 @@ def test_work_in_progress_is_not_ready_and_says_what_it_waits_for(change: dict[s
         ),
         ({"obstacle": Obstacle.name_conflict("Deployment", "alpha")}, "NameConflict", "Deployment 'alpha' exists"),
         ({"plan": None, "unresolved": Unresolved(Reason.INVALID, "bad profile")}, "ProfileInvalid", "bad profile"),
+        ({"plan": None, "unresolved": Unresolved(Reason.NOT_ENABLED, "not told")}, "ProfileNotEnabled", "not told"),
     ],
 )
 def test_what_only_a_person_can_mend_is_stalled(change: dict[str, Any], reason: str, part: str) -> None:
