@@ -36,6 +36,7 @@ check: setup ## style, types, layers, and whether generated files are up to date
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m ghostfleet_operator.kinds.crd --check
+	$(BIN)/python -m tools.crdlint crds/*.yaml
 	$(BIN)/python tools/reference.py --check
 	$(BIN)/python tools/train_tokenizer.py --check
 
