@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Operator:
 
     metrics_url: str
     log: Path
+    process: subprocess.Popen[bytes]
 
     def readiness(self) -> str:
         """What `/readyz` says; nothing before it listens."""
@@ -96,6 +98,12 @@ class Operator:
     def metric(self, line: str) -> float:
         """Value of the series whose name and labels begin with `line`, summed up."""
         return sum(float(row.rpartition(" ")[2]) for row in self.metrics().splitlines() if row.startswith(line))
+
+    def leads(self) -> bool:
+        """Whether it is the one that works; not where it does not answer."""
+        with contextlib.suppress(httpx.HTTPError):
+            return self.metric("ghostfleet_operator_leader") == 1
+        return False
 
     def metrics(self) -> str:
         return httpx.get(f"{self.metrics_url}/metrics", trust_env=False).text
@@ -119,8 +127,8 @@ def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pyte
         command += ["--kubeconfig", str(plane.kubeconfig), "--key-file", str(key), "--simulator-image", "sim:1"]
         command += ["--health-host", "127.0.0.1", "--health-port", str(port), *arguments]
         log = folder / "operator.log"
-        with control_plane.process(command, log):
-            operator = Operator(f"http://127.0.0.1:{port}", log)
+        with control_plane.process(command, log) as child:
+            operator = Operator(f"http://127.0.0.1:{port}", log, child)
             if wait:
                 operator.until_ready()
             yield operator

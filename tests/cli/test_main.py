@@ -171,6 +171,36 @@ def test_a_kubeconfig_that_says_nothing_is_told(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--leader-elect-renew-deadline", "15"], "the lease duration (15 s) must be longer than the renew deadline"),
+        (
+            ["--leader-elect-retry-period", "9"],
+            "the renew deadline (10 s) must be longer than 1.2 retry periods",
+        ),
+    ],
+)
+def test_an_election_that_cannot_work_is_refused(tmp_path: Path, flags: list[str], complaint: str) -> None:
+    """Times with which two could write at once, or one lost try would end a leader, are told before anything begins."""
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    result = run("operator", "--key-file", str(key), "--leader-elect", *flags)
+    assert (result.returncode, result.stderr) == (2, f"ghostfleet operator: --leader-elect: {complaint}\n")
+
+
+def test_an_election_outside_of_a_cluster_needs_a_namespace(tmp_path: Path) -> None:
+    """Where the Lease is cannot be guessed."""
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    result = run("operator", "--key-file", str(key), "--leader-elect")
+    flag = "--leader-elect-resource-namespace"
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"ghostfleet operator: {flag}: required outside of a cluster, but not given\n",
+    )
+
+
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     """A second server on the same port ends with a line that names it."""
 

@@ -6,15 +6,19 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghostfleet_operator.cli.errors import CommandError, Exit
 from ghostfleet_operator.cli.parser import Parser
 from ghostfleet_simulator import __version__
 from ghostfleet_simulator.config import LogFormat, LogLevel
 
+if TYPE_CHECKING:
+    from ghostfleet_operator.kube.options import OperatorOptions
+
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NEEDED = ("kopf", "kubernetes", "prometheus_client")
 
 
@@ -81,6 +85,32 @@ def _parser(environ: Mapping[str, str]) -> Parser:
     add("--observe-seconds", metavar="S", type=_number(float, 1), help="how often pods are asked what they run")
     add("--resync-seconds", metavar="S", type=_number(float, 1), help="how often everything is compared with the API")
     add(
+        "--leader-elect",
+        action="store_true",
+        default=None,
+        help="work only while holding a Lease, so that several operators stand by for each other",
+    )
+    add("--leader-elect-resource-name", metavar="NAME", help="name of the Lease (ghostfleet-operator)")
+    add("--leader-elect-resource-namespace", metavar="NAME", help="its namespace (in a cluster: that of the pod)")
+    add(
+        "--leader-elect-lease-duration",
+        metavar="S",
+        type=_number(int, 1, 3600),
+        help="how long others leave a Lease alone that is not renewed (15)",
+    )
+    add(
+        "--leader-elect-renew-deadline",
+        metavar="S",
+        type=_number(float, 0.1, 3600),
+        help="how long its holder goes on without having renewed it (10)",
+    )
+    add(
+        "--leader-elect-retry-period",
+        metavar="S",
+        type=_number(float, 0.1, 3600),
+        help="time between two tries to get or renew it (2)",
+    )
+    add(
         "--log-level", type=str.lower, choices=[level.value for level in LogLevel], help="least severity that is logged"
     )
     add("--log-format", type=str.lower, choices=[form.value for form in LogFormat], help="how log lines look")
@@ -112,4 +142,19 @@ def main(argv: Sequence[str]) -> int:
         values["log_level"] = LogLevel(values["log_level"])
     if "log_format" in values:
         values["log_format"] = LogFormat(values["log_format"])
-    return run(OperatorOptions(**values))
+    options = OperatorOptions(**values)
+    return run(_with_lease(options) if options.leader_elect else options)
+
+
+def _with_lease(options: OperatorOptions) -> OperatorOptions:
+    """The options with the Lease's namespace filled in; raises `CommandError` where the election cannot work."""
+    if trouble := options.lease_times.trouble():
+        raise CommandError(f"--leader-elect: {trouble}", Exit.USAGE)
+    namespace = options.leader_elect_resource_namespace
+    if namespace is None:
+        try:
+            namespace = _OWN_NAMESPACE.read_text().strip()
+        except OSError:
+            flag = "--leader-elect-resource-namespace"
+            raise CommandError(f"{flag}: required outside of a cluster, but not given", Exit.USAGE) from None
+    return replace(options, leader_elect_resource_namespace=namespace)

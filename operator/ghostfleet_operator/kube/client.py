@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,18 @@ from kubernetes.aio.client import ApiClient
 
 from ghostfleet_operator.kube.login import Login
 from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
-from ghostfleet_operator.reconcile.api import Conflict, Invalid, Kind, KubeError, Object, Objects, Retry, kind_of
+from ghostfleet_operator.reconcile.api import (
+    LEASE,
+    Conflict,
+    Invalid,
+    Kind,
+    KubeError,
+    NotLeading,
+    Object,
+    Objects,
+    Retry,
+    kind_of,
+)
 
 STATUS_MANAGER: Final = f"{FIELD_MANAGER}-status"
 
@@ -34,11 +46,22 @@ class _Session:
 
 
 class KubeClient:
-    """Talks to one API server. `budget` is awaited before each write."""
+    """Talks to one API server.
 
-    def __init__(self, login: Login, budget: Callable[[], Awaitable[None]], user_agent: str = FIELD_MANAGER) -> None:
+    `budget` is awaited before each write. `write_seconds` tells how long a write that begins now may take, and 0 where
+    none may begin; a write that takes longer is cut off. Leases are written without asking either.
+    """
+
+    def __init__(
+        self,
+        login: Login,
+        budget: Callable[[], Awaitable[None]],
+        write_seconds: Callable[[], float] = lambda: math.inf,
+        user_agent: str = FIELD_MANAGER,
+    ) -> None:
         self._login = login
         self._budget = budget
+        self._write_seconds = write_seconds
         self._user_agent = user_agent
         self._current: _Session | None = None
         self._logging_in = asyncio.Lock()
@@ -108,6 +131,16 @@ class KubeClient:
         """Write a core/v1 Event, over an earlier one of the same name."""
         await self._apply(event, FIELD_MANAGER, "", "Strict")
 
+    async def create(self, obj: Object) -> Object:
+        """Make an object; raises `Conflict` where there is one of its name."""
+        kind = kind_of(obj)
+        return await self._call("POST", kind, _path(kind, obj["metadata"].get("namespace")), None, obj)
+
+    async def replace(self, obj: Object) -> Object:
+        """Put an object over the version in it; raises `Conflict` where it changed."""
+        kind, meta = kind_of(obj), obj["metadata"]
+        return await self._call("PUT", kind, _path(kind, meta.get("namespace"), meta["name"]), None, obj)
+
     async def serves(self, kind: Kind) -> bool:
         """Whether the API server knows the kind; raises `KubeError`."""
         status, answer, retry_after = await self._request("GET", _root(kind), None, None)
@@ -160,9 +193,13 @@ class KubeClient:
         headers = {"Accept": "application/json", "Content-Type": _content_type(method)}
         await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        seconds = math.inf if method == "GET" or path.startswith(_root(LEASE)) else self._write_seconds()
+        if seconds <= 0:
+            raise NotLeading(f"{method} {path} was not sent: this operator does not lead (any more)")
         try:
-            response = await client.rest_client.request(method, url, headers, body, _request_timeout=_TIMEOUT)
-            raw = await response.read()
+            async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
+                response = await client.rest_client.request(method, url, headers, body, _request_timeout=_TIMEOUT)
+                raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubeError(f"{method} {path}: {error or 'no answer in time'}") from None
         return response.status, _object(raw), response.getheader("retry-after")

@@ -46,9 +46,11 @@ class OperatorMetrics:
         for result in ("acknowledged", "refused", "timeout", "unreachable"):
             self._pushes.labels(result)
 
-    def watch(self, queue: WorkQueue[Any], client: KubeClient, ready: Callable[[], bool]) -> None:
+    def watch(
+        self, queue: WorkQueue[Any], client: KubeClient, ready: Callable[[], bool], leader: Callable[[], bool]
+    ) -> None:
         """Show the state of these as well, read at every scrape."""
-        self._registry.register(_State(queue, client, ready))
+        self._registry.register(_State(queue, client, ready, leader))
 
     def passed(self, kind: str, result: str, seconds: float) -> None:
         """A pass ended."""
@@ -79,10 +81,13 @@ class OperatorMetrics:
 class _State:
     """Collects what others keep count of."""
 
-    def __init__(self, queue: WorkQueue[Any], client: KubeClient, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, queue: WorkQueue[Any], client: KubeClient, ready: Callable[[], bool], leader: Callable[[], bool]
+    ) -> None:
         self._queue = queue
         self._client = client
         self._ready = ready
+        self._leader = leader
 
     def collect(self) -> Iterator[Metric]:
         queue = self._queue
@@ -93,7 +98,8 @@ class _State:
         yield CounterMetricFamily(
             _PREFIX + "workqueue_retries_total", "Keys added after a failure.", value=queue.retries
         )
-        yield GaugeMetricFamily(_PREFIX + "ready", "1 while the operator is at work.", value=int(self._ready()))
+        yield GaugeMetricFamily(_PREFIX + "ready", "1 while it works or stands by.", value=int(self._ready()))
+        yield GaugeMetricFamily(_PREFIX + "leader", "1 in the one that works.", value=int(self._leader()))
         requests = CounterMetricFamily(
             _PREFIX + "api_requests_total",
             "Requests to the API server; code 0 is no answer.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ghostfleet_operator.kube.election import LeaseTimes
 from ghostfleet_simulator.config import LogFormat, LogLevel
 
 
@@ -62,3 +63,28 @@ class OperatorOptions:
 
     resync_seconds: float = 300.0
     """How often a server is compared with the API itself, whatever the watches said."""
+
+    leader_elect: bool = False
+    """Work only while holding a Lease, so that several operators can stand by for each other."""
+
+    leader_elect_resource_name: str = "ghostfleet-operator"
+    """Name of that Lease; operators that work in different namespaces need different ones."""
+
+    leader_elect_resource_namespace: str | None = None
+    """Namespace of that Lease; without it the one of the pod."""
+
+    leader_elect_lease_duration: int = 15
+    """Seconds for which others leave the Lease alone when it is not renewed."""
+
+    leader_elect_renew_deadline: float = 10.0
+    """Seconds for which its holder goes on without having renewed it."""
+
+    leader_elect_retry_period: float = 2.0
+    """Seconds between two tries to get or to renew it."""
+
+    @property
+    def lease_times(self) -> LeaseTimes:
+        """The three times together."""
+        return LeaseTimes(
+            self.leader_elect_lease_duration, self.leader_elect_renew_deadline, self.leader_elect_retry_period
+        )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,6 +20,7 @@ import ghostfleet_simulator
 from ghostfleet_operator.kinds import GROUP, VERSION
 from ghostfleet_operator.kube import watch
 from ghostfleet_operator.kube.client import KubeClient
+from ghostfleet_operator.kube.election import Elector
 from ghostfleet_operator.kube.health import HealthServer
 from ghostfleet_operator.kube.login import Login
 from ghostfleet_operator.kube.metrics import OperatorMetrics
@@ -46,10 +50,11 @@ class OperatorProcess:
         self._rng = random.Random()
         self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, rng=self._rng)
         budget = WriteBudget(rate=options.writes_per_second, burst=options.write_burst, clock=time.monotonic)
-        self._api = KubeClient(self._login, budget.take)
+        self._api = KubeClient(self._login, budget.take, self._write_seconds)
+        self._elector = self._election() if options.leader_elect else None
         self._http = admin_client()
         self._metrics = OperatorMetrics(ghostfleet_simulator.__version__)
-        self._metrics.watch(self._queue, self._api, lambda: self._unready() is None)
+        self._metrics.watch(self._queue, self._api, lambda: self._unready() is None, lambda: self._write_seconds() > 0)
         self._health = HealthServer(self._metrics, self._unhealthy, self._unready)
         self._store = Store()
         self._own = (SERVER, PROFILE, *((CLUSTER_PROFILE,) if options.cluster_profiles else ()))
@@ -58,6 +63,7 @@ class OperatorProcess:
             kind: (self._servers(key) if kind == SERVER else self._profiles(kind)).reconcile for kind in self._own
         }
         self._under_way: dict[Key, float] = {}
+        self._found_kinds = False
         self._workers: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -65,24 +71,20 @@ class OperatorProcess:
     async def run(self) -> int:
         """Work until a signal comes; the exit code. Raises `KubeError` where there are no credentials at all."""
         await self._login.configuration()
-        registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
-        watch.configure(settings)
-        watch.install(registry, self._mapper, self._own)
-        kopf.on.startup(registry=registry, id="start")(self._started)
-        kopf.on.cleanup(registry=registry, id="stop")(self._stopped)
-        kopf.on.login(registry=registry, id="login")(self._logged_in)
         await self._health.start(self._options.health_host, self._options.health_port)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)  # until kopf takes them over
         try:
-            await kopf.operator(
-                registry=registry,
-                settings=settings,
-                namespaces=self._options.namespaces,
-                clusterwide=not self._options.namespaces,
-                stop_flag=self._stop,
-            )
+            await self._until_stopped(self._get_ready())
+            if not self._stop.is_set():
+                await self._lead()
         except Exception as error:  # noqa: BLE001 - whatever ends kopf ends the process, and Kubernetes starts the next
             self._failure = self._failure or error
         finally:
+            if self._elector:
+                # Nothing is written any more, so the next one may begin.
+                await self._elector.release()
             await self._health.stop()
             await self._http.aclose()
             await self._api.close()
@@ -92,6 +94,68 @@ class OperatorProcess:
             )
             return 1
         return 0
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """`work`, unless a signal to stop comes first."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.cancel()
+        if task.done():
+            await task
+
+    async def _get_ready(self) -> None:
+        await self._wait_for_kinds()
+        self._found_kinds = True
+        if self._elector:
+            await self._elector.acquire()
+
+    async def _lead(self) -> None:
+        """Run kopf and with it everything else, for as long as the lease is ours."""
+        holding = asyncio.create_task(self._hold(self._elector)) if self._elector else None
+        registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
+        watch.configure(settings)
+        watch.install(registry, self._mapper, self._own)
+        kopf.on.startup(registry=registry, id="start")(self._started)
+        kopf.on.cleanup(registry=registry, id="stop")(self._stopped)
+        kopf.on.login(registry=registry, id="login")(self._logged_in)
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=settings,
+                namespaces=self._options.namespaces,
+                clusterwide=not self._options.namespaces,
+                stop_flag=self._stop,
+            )
+        finally:
+            if holding:
+                holding.cancel()
+
+    async def _hold(self, elector: Elector) -> None:
+        try:
+            self._failure = KubeError(await elector.hold())
+        except Exception as error:  # noqa: BLE001 - a leader that does not renew its lease must not linger
+            self._failure = error
+        self._stop.set()
+
+    def _election(self) -> Elector:
+        options = self._options
+        return Elector(
+            self._api,
+            namespace=options.leader_elect_resource_namespace or "",
+            name=options.leader_elect_resource_name,
+            identity=f"{socket.gethostname()}_{uuid.uuid4()}",
+            times=options.lease_times,
+            clock=time.monotonic,
+            now=_now,
+            rng=self._rng,
+        )
+
+    def _write_seconds(self) -> float:
+        return self._elector.write_seconds() if self._elector else math.inf
 
     def _servers(self, key: bytes) -> ServerReconciler:
         options = self._options
@@ -135,7 +199,6 @@ class OperatorProcess:
             raise kopf.PermanentError(str(error)) from None
 
     async def _started(self, **_: Any) -> None:
-        await self._wait_for_kinds()
         where = ", ".join(self._options.namespaces) or "all namespaces"
         log.info("version %s works in %s", ghostfleet_simulator.__version__, where)
         self._workers = asyncio.create_task(self._queue.run(self._work, self._options.workers), name="work queue")
@@ -144,7 +207,9 @@ class OperatorProcess:
     async def _stopped(self, **_: Any) -> None:
         self._queue.close()
         if self._workers:
-            await asyncio.wait([self._workers], timeout=_STOP_SECONDS)
+            # Passes under way are completed, unless what they write would be refused anyhow.
+            await asyncio.wait([self._workers], timeout=0 if self._failure else _STOP_SECONDS)
+            self._workers.cancel()
         # kopf's own task that waits for this flag would else hold the process up for five seconds.
         self._stop.set()
         log.info("stopped")
@@ -203,9 +268,11 @@ class OperatorProcess:
             self._metrics.passed(key.kind.name, result, time.monotonic() - start)
 
     def _unready(self) -> str | None:
-        if self._workers is None:
+        if self._stop.is_set() or (self._workers and self._workers.done()):
+            return "stopping"
+        if not self._found_kinds:
             return "waiting for the API server and the CRDs"
-        return "stopping" if self._workers.done() else None
+        return self._elector.trouble if self._elector else None
 
     def _unhealthy(self) -> str | None:
         if self._failure:

@@ -39,13 +39,14 @@ CONFIG_MAP: Final = Kind("", "v1", "configmaps", "ConfigMap")
 SECRET: Final = Kind("", "v1", "secrets", "Secret")
 POD: Final = Kind("", "v1", "pods", "Pod")
 EVENT: Final = Kind("", "v1", "events", "Event")
+LEASE: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
 OWN: Final = (SERVER, PROFILE, CLUSTER_PROFILE)
 PROFILES: Final = {kind.name: kind for kind in (PROFILE, CLUSTER_PROFILE)}
 CHILDREN: Final = (DEPLOYMENT, SERVICE, CONFIG_MAP)
 """Kinds of children that are watched. The token's Secret is only ever written: the operator may not read Secrets."""
 
-_BY_TYPE: Final = {(k.api_version, k.name): k for k in (*OWN, *CHILDREN, SECRET, POD, EVENT)}
+_BY_TYPE: Final = {(k.api_version, k.name): k for k in (*OWN, *CHILDREN, SECRET, POD, EVENT, LEASE)}
 
 
 def namespace_of(obj: Object) -> str:
@@ -72,6 +73,10 @@ class Conflict(KubeError):
 
 class Invalid(KubeError):
     """The API refuses the object for what it says (400, 403, 422); the same again gets the same answer."""
+
+
+class NotLeading(KubeError):
+    """This process may not write: another operator may hold the lease by now. It is about to end."""
 
 
 class Retry(KubeError):

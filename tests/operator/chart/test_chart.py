@@ -68,6 +68,8 @@ def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 EVERYTHING: dict[str, Any] = {
     "fullnameOverride": "fleet",
+    "replicas": 3,
+    "leaderElection": {"leaseDuration": 60, "renewDeadline": 40.5, "retryPeriod": 15},
     "commonLabels": {"team": "infra"},
     "image": {"repository": "registry.example/op", "tag": "2", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "ours"}],
@@ -87,6 +89,9 @@ EVERYTHING: dict[str, Any] = {
     "nodeSelector": {"pool": "system"},
     "tolerations": [{"operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+    ],
     "priorityClassName": "high",
 }
 
@@ -130,7 +135,7 @@ def test_a_namespaced_installation_makes_nothing_cluster_wide(render: Render) ->
     values = {"watchNamespaces": ["one", "two"], "crds": {"enabled": False}, "rbac": {"userRoles": False}}
     objects = render(**values)
     assert all("namespace" in tree["metadata"] for tree in objects)
-    assert [tree["metadata"]["namespace"] for tree in of_kind(objects, "Role")] == ["one", "two"]
+    assert [tree["metadata"]["namespace"] for tree in of_kind(objects, "Role")] == ["one", "two", "system"]
     arguments = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
     assert [argument for argument in arguments if argument.startswith("--namespace")] == [
         "--namespace=one",
@@ -163,7 +168,35 @@ def test_the_operator_may_do_little(render: Render) -> None:
 
 def test_roles_in_namespaces_are_those_of_the_cluster(render: Render) -> None:
     namespaced = of_kind(render(watchNamespaces=["one"]), "Role")
-    assert [role["rules"] for role in namespaced] == [operator_rules(render())]
+    assert [role["rules"] for role in namespaced if role["metadata"]["namespace"] == "one"] == [
+        operator_rules(render())
+    ]
+
+
+def test_operators_stand_by_for_each_other(render: Render) -> None:
+    """Two of them on different nodes if there are, replaced and drained one by one, with a right to one lease only."""
+    objects = render()
+    deployment = one(objects, "Deployment")["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    pods = deployment["template"]["metadata"]["labels"]
+    apart = deployment["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (term,) = apart["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= pods.items()
+    budget = one(objects, "PodDisruptionBudget")["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]) == (1, deployment["selector"])
+    (role,) = of_kind(objects, "Role")
+    name = one(objects, "Deployment")["metadata"]["name"]
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in role["rules"]] == [
+        (["create"], None),
+        (["get", "update"], [name]),
+    ]
+    assert f"--leader-elect-resource-name={name}" in deployment["template"]["spec"]["containers"][0]["args"]
+
+
+def test_a_single_operator_has_no_budget_that_would_block_drains(render: Render) -> None:
+    assert not of_kind(render(replicas=1), "PodDisruptionBudget")
 
 
 def test_profiles_of_the_cluster_come_with_their_definition_flag_and_rights_or_not_at_all(render: Render) -> None:
@@ -233,6 +266,8 @@ def test_the_arguments_are_ones_that_the_operator_takes(render: Render, values: 
     options = _parser({variable["name"]: variable.get("value", "") for variable in container["env"]}).parse_args(
         container["args"][1:]
     )
+    assert options.leader_elect
+    assert options.leader_elect_resource_namespace == "system"
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert options.key_file == f"{mounts['key']}/key"
     assert options.health_port == container["ports"][0]["containerPort"]
