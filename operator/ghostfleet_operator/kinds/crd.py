@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from ghostfleet_operator.kinds.generated import command
-from ghostfleet_operator.kinds.layout import to_yaml
+from ghostfleet_operator.kinds.layout import to_lines, to_yaml
 from ghostfleet_operator.kinds.meta import GROUP, VERSION
 from ghostfleet_operator.kinds.profile import ClusterLatencyProfile, LatencyProfile
 from ghostfleet_operator.kinds.reference import reference
@@ -168,7 +168,7 @@ def _yaml(tree: Mapping[str, Any]) -> str:
     """A CRD, or a part of it from the top, as YAML."""
     head, tail = {**tree, "spec": {**tree["spec"]}}, {}
     tail["versions"] = head["spec"].pop("versions")
-    return to_yaml(head) + indent(to_yaml(tail, compact=True), "  ")
+    return to_yaml(head) + indent(to_lines(tail), "  ")
 
 
 def manifest(kind: Kind) -> str:

@@ -1,7 +1,7 @@
 """CRDs as YAML that is small and still can be read: a field without fields of its own is one line.
 
-In block style a CRD of this depth is a third indentation. One line holds the type and limits of a field first and what
-it means last, so a change of a field is a change of one line.
+In block style a CRD of this depth is a third indentation; here a level is one column. A line has the type and limits of
+a field first and what it means last, so a change of a field is a change of one line.
 """
 
 from __future__ import annotations
@@ -22,23 +22,31 @@ class _Row(list[Any]):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a `_Line` and a `_Row` as what they are."""
+    """Writes a `_Line` and a `_Row` as what they are, and a level of mappings as one column."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        # The keys of an item stand behind its "- ".
+        self.best_indent = 2 if self.sequence_context else 1
+        super().increase_indent(flow, indentless)
 
 
 _Dumper.add_representer(_Line, lambda to, value: to.represent_mapping("tag:yaml.org,2002:map", value, flow_style=True))
 _Dumper.add_representer(_Row, lambda to, value: to.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True))
 
 
-def to_yaml(tree: object, *, compact: bool = False) -> str:
-    """`tree` as YAML in its own order; `compact` with a line for each field of a schema."""
-    plain = json.loads(json.dumps(tree))  # no object twice, so that YAML needs no anchors
-    return yaml.dump(
-        _compact(plain) if compact else plain,
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=sys.maxsize if compact else 120,
-    )
+def to_yaml(tree: object) -> str:
+    """`tree` as YAML in its own order."""
+    return yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True, width=120)
+
+
+def to_lines(tree: object) -> str:
+    """The same with a line for each field of the schemas in it."""
+    return yaml.dump(_compact(_plain(tree)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+
+
+def _plain(tree: object) -> Any:
+    """A copy with no object twice, so that YAML needs no anchors."""
+    return json.loads(json.dumps(tree))
 
 
 def _compact(value: Any, key: str = "") -> Any:
