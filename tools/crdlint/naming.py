@@ -51,7 +51,7 @@ def times_are_called_time(crd: Crd) -> Iterator[Finding]:
     for field in crd.fields:
         if re.search(r"(Timestamp|[a-z]At)$", field.name):
             yield Finding(field.path, "is to be called ...Time")
-        if field.schema.get("format") == "date-time" and not re.search(r"(Time|since)$", field.name):
+        if field.schema.get("format") == "date-time" and not re.search(r"([tT]ime|since)$", field.name):
             yield Finding(field.path, "is a moment that is not called ...Time")
 
 

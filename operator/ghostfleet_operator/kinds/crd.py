@@ -17,7 +17,16 @@ from ghostfleet_operator.kinds.generated import command
 from ghostfleet_operator.kinds.layout import to_lines, to_yaml
 from ghostfleet_operator.kinds.meta import GROUP, VERSION
 from ghostfleet_operator.kinds.profile import ClusterLatencyProfile, LatencyProfile
-from ghostfleet_operator.kinds.reference import reference
+from ghostfleet_operator.kinds.reference import Page, reference
+from ghostfleet_operator.kinds.rules import (
+    PROFILE_LATER,
+    PROFILE_RULES,
+    SERVER_LATER,
+    SERVER_RULES,
+    Later,
+    Rule,
+    add_rules,
+)
 from ghostfleet_operator.kinds.schema import NoSchemaError, Schema, brief, structural
 from ghostfleet_operator.kinds.server import SimulatedModelServer
 
@@ -50,6 +59,11 @@ class Kind:
     plural: str
     short: str
     columns: tuple[Column, ...]
+    profile: str
+    """Path of the profile in its spec."""
+    rules: tuple[Rule, ...] = ()
+    later: tuple[Later, ...] = ()
+    """What is checked beside a profile: by the API server, and by the operator only."""
     scale: bool = False
     namespaced: bool = True
 
@@ -84,10 +98,13 @@ KINDS: Final = (
             Column("Revision", ".status.profile.desired.revision", "integer", wide=True, description="Its revision"),
             Column("URL", ".status.url", wide=True, description="Address of the Service inside the cluster"),
         ),
+        profile="profile",
+        rules=SERVER_RULES,
+        later=SERVER_LATER,
         scale=True,
     ),
-    Kind(LatencyProfile, "latencyprofiles", "lprof", _PROFILE_COLUMNS),
-    Kind(ClusterLatencyProfile, "clusterlatencyprofiles", "clprof", _PROFILE_COLUMNS, namespaced=False),
+    Kind(LatencyProfile, "latencyprofiles", "lprof", _PROFILE_COLUMNS, profile=""),
+    Kind(ClusterLatencyProfile, "clusterlatencyprofiles", "clprof", _PROFILE_COLUMNS, profile="", namespaced=False),
 )
 
 
@@ -114,7 +131,14 @@ def openapi(kind: Kind) -> Schema:
     }
     if rules := whole.get("x-kubernetes-validations"):
         schema["x-kubernetes-validations"] = rules
+    add_rules(schema["properties"]["spec"], kind.rules)
+    add_rules(schema["properties"]["spec"], PROFILE_RULES, kind.profile)
     return schema
+
+
+def later(kind: Kind) -> tuple[Later, ...]:
+    """What only the operator checks in a kind's objects; paths are those of the spec."""
+    return (*kind.later, *(rule.below(kind.profile) for rule in PROFILE_LATER))
 
 
 def crd(kind: Kind) -> dict[str, Any]:
@@ -211,7 +235,7 @@ def generated() -> dict[str, str]:
     for kind in KINDS:
         files[f"crds/{GROUP}_{kind.plural}.yaml"] = manifest(kind)
         files[f"charts/ghostfleet/templates/crds/{kind.plural}.yaml"] = chart_template(kind)
-    files["docs/crds.md"] = reference({kind.name: openapi(kind) for kind in KINDS}, {k.name: _scope(k) for k in KINDS})
+    files["docs/crds.md"] = reference([Page(kind.name, _scope(kind), openapi(kind), later(kind)) for kind in KINDS])
     return files
 
 

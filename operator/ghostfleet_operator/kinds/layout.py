@@ -52,7 +52,8 @@ def _plain(tree: object) -> Any:
 def _compact(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         items = [_compact(item) for item in value]
-        return items if any(isinstance(item, (dict, list)) for item in items) else _Row(items)
+        one_rule = key == "x-kubernetes-validations" and len(items) == 1
+        return _Row(items) if one_rule or not any(isinstance(item, (dict, list)) for item in items) else items
     if not isinstance(value, dict):
         return value
     made = {name: _compact(item, name) for name, item in value.items()}

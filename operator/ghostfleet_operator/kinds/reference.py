@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ghostfleet_operator.kinds.meta import API_VERSION
+from ghostfleet_operator.kinds.rules import Later
 from ghostfleet_operator.kinds.schema import Schema, fields
 from ghostfleet_operator.kinds.server import Effect, ServerSpec
 from ghostfleet_simulator.config import LIVE_FIELDS
@@ -23,6 +25,13 @@ milliseconds) and probabilities are strings (`"0.05"`, `"5%"`).
 What a change of a field does to pods that run: *live* fields reach every pod at once, without a restart; *restart*
 fields change the pod template, so that the Deployment replaces its pods.
 """
+_RULES: Final = "Rules, which the API server checks:\n\n"
+_LATER: Final = """\
+What an API server cannot tell is checked by `ghostfleet up`, which refuses the file, and by the operator, which says
+so in the condition `Ready` of a server or `Valid` of a profile, with the reason `Invalid` and the path, and changes
+nothing that runs:
+
+"""
 
 
 def effects() -> dict[str, str]:
@@ -35,24 +44,42 @@ def effects() -> dict[str, str]:
     return found
 
 
-def reference(schemas: Mapping[str, Schema], scopes: Mapping[str, str]) -> str:
-    """The page, for the schemas of all kinds by name, and a line about the scope of each."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What is to be told of a kind."""
+
+    kind: str
+    scope: str
+    schema: Schema
+    later: Sequence[Later]
+
+
+def reference(pages: Sequence[Page]) -> str:
+    """The page of all kinds."""
     parts = [_INTRODUCTION]
-    told: list[tuple[str, Schema]] = []
-    for kind, schema in schemas.items():
-        spec, status = schema["properties"]["spec"], schema["properties"]["status"]
-        parts.append(f"## {kind}\n\n{schema['description']}\n\n{scopes[kind]}\n")
-        twin = next((other for other, known in told if known == spec), None)
-        told.append((kind, spec))
+    for number, page in enumerate(pages):
+        spec, status = page.schema["properties"]["spec"], page.schema["properties"]["status"]
+        parts.append(f"## {page.kind}\n\n{page.schema['description']}\n\n{page.scope}\n")
+        twin = next((other.kind for other in pages[:number] if other.schema["properties"]["spec"] == spec), None)
         if twin:
             parts.append(f"`spec` and `status` have the fields of a [{twin}](#{twin.lower()}).\n")
             continue
-        parts.append("### spec\n\n" + _table(spec, effects() if kind == "SimulatedModelServer" else {}))
-        rules = [*schema.get("x-kubernetes-validations", []), *spec.get("x-kubernetes-validations", [])]
-        if rules:
-            parts.append("Rules:\n\n" + "".join(f"* {rule['message']}\n" for rule in rules))
+        parts.append("### spec\n\n" + _table(spec, effects() if page.kind == "SimulatedModelServer" else {}))
+        parts.append(_RULES + "".join(f"* {line}\n" for line in dict.fromkeys(_rules(page.schema, ""))))
+        parts.append(_LATER + "".join(f"* {text}\n" for text in dict.fromkeys(rule.text for rule in page.later)))
         parts.append("### status\n\n" + _table(status, None))
     return "\n".join(parts)
+
+
+def _rules(schema: Schema, path: str) -> Iterator[str]:
+    """The rules of the API server, each with the path that it is about."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        yield f"`{path}`: {rule['message']}" if path else rule["message"]
+    for name, field in schema.get("properties", {}).items():
+        yield from _rules(field, f"{path}.{name}" if path else name)
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            yield from _rules(schema[key], f"{path}[]" if key == "items" else path)
 
 
 def _table(schema: Schema, effect: Mapping[str, str] | None) -> str:
