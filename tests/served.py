@@ -30,6 +30,12 @@ def clean_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("GHOSTFLEET_")}
 
 
+def children_of(pid: int) -> set[int]:
+    """The processes that a process has started, whichever of its threads did."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return {int(child) for found in lists for child in found.split()}
+
+
 @dataclass
 class Served:
     """A running server."""
@@ -64,9 +70,11 @@ class Served:
             assert time.monotonic() < end, f"{state} never showed {expected}"
             time.sleep(0.02)
 
-    def resident_bytes(self) -> int:
-        """Memory of the process, pages that it shares with others included."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+    def resident_bytes(self, *, family: bool = False) -> int:
+        """Memory of the process, or of all its children too; pages that it shares with others included."""
+        pid = self.process.pid
+        processes = {pid} | (children_of(pid) if family else set())
+        pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in processes)
         return pages * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -64,7 +64,7 @@ def test_no_body_breaks_the_server(fuzzed: Served, capfd: pytest.CaptureFixture[
     asyncio.run(fuzz(fuzzed.port, source, WARM_UP))
     before = fuzzed.resident_bytes()
     tally = asyncio.run(fuzz(fuzzed.port, source, RAW_CASES))
-    grown = fuzzed.resident_bytes() - before
+    grown = fuzzed.resident_bytes() - before  # what reads large bodies ends by itself (test_loads)
     with capfd.disabled():
         statuses = ", ".join(f"{count} x {status}" for status, count in sorted(tally.statuses.items()))
         sys.stdout.write(f"\nfuzz: {tally.count} cases, seed {seed}: {statuses}; {grown / 2**20:+.0f} MiB\n")

@@ -117,14 +117,6 @@ DIFFERENT: Final[tuple[tuple[str, str, str], ...]] = (
         "Order of labels and families as text",
         "The contract calls it unverified; parsers see no difference, and only they are tested.",
     ),
-    (
-        "8",
-        "Bodies of millions of values do not delay others' tokens",
-        (
-            "vLLM makes no such promise. Here a text of 10 MB does not; a list of three million tokens or keys is "
-            "decoded and checked in one piece, and may hold others' tokens up by some 0.5 s."
-        ),
-    ),
 )
 """Section, statement, and in what way it cannot hold here."""
 

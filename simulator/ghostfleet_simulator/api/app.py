@@ -21,6 +21,7 @@ from ghostfleet_simulator.api.instrumentation import Instrumented
 from ghostfleet_simulator.api.load import Load, LoadTracking
 from ghostfleet_simulator.api.openapi import describe
 from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.reading import BodyReader
 from ghostfleet_simulator.api.routes import information, tokenization, tokenizer_information
 from ghostfleet_simulator.api.scale_out import sagemaker, scale_out
 from ghostfleet_simulator.runtime.server import SimulatedServer
@@ -47,11 +48,13 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
     )
     app.root_path = http.root_path
     app.include_router(information(server, load))
-    app.include_router(tokenization(facts))
-    generating = Generating(server, facts)
+    reader = BodyReader(server.config.model, facts)
+    server.resources.callback(reader.close)
+    app.include_router(tokenization(reader))
+    generating = Generating(server, facts, reader)
     app.include_router(generation(generating))
-    app.include_router(scale_out(server, facts, generating))
-    app.include_router(sagemaker(generating))
+    app.include_router(scale_out(server, generating, reader))
+    app.include_router(sagemaker(server, generating, reader))
     if http.enable_tokenizer_info_endpoint:
         app.include_router(tokenizer_information(server.tokenizer))
     if http.development_mode:

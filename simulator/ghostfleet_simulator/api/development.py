@@ -76,7 +76,10 @@ def _pause(router: APIRouter, server: SimulatedServer) -> None:
     @router.post("/abort_requests")
     async def abort_requests(request: Request) -> JSONResponse:
         """End the requests whose ids are given in `request_ids`; without any, all."""
-        body = await json_body(request, "Invalid JSON format")
+        try:
+            body = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            raise ApiError(400, "Bad Request", "Invalid JSON format") from None
         if not isinstance(body, dict):
             raise ApiError(400, "Bad Request", "Request body must be a JSON object")
         wanted = body.get("request_ids")
@@ -152,14 +155,6 @@ def _caches(router: APIRouter, server: SimulatedServer) -> None:
         """Forget the encoder cache, which a text model has not."""
         _log.info("Resetting encoder cache...")
         return Response()
-
-
-async def json_body(request: Request, complaint: str) -> Any:
-    """The body of a route that reads it by itself; where it is no JSON, `ApiError` with the complaint."""
-    try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, "Bad Request", complaint.format(error=error)) from None
 
 
 def _told(name: str) -> bool:

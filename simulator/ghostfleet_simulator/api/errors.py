@@ -35,6 +35,9 @@ class ApiError(Exception):
         self.message = sanitized(message)
         self.param = param
 
+    def __reduce__(self) -> tuple[type[ApiError], tuple[int, str, str, str | None]]:
+        return ApiError, (self.status, self.type, self.message, self.param)
+
     def body(self) -> dict[str, Any]:
         """The body as plain JSON."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.status}}

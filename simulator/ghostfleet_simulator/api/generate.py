@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,16 +12,16 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from ghostfleet_simulator.api import preflight, schema
+from ghostfleet_simulator.api import schema
 from ghostfleet_simulator.api.admission import check_admission
-from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import ApiError, bad_request, paused
 from ghostfleet_simulator.api.injected import error_of, named, not_understood
+from ghostfleet_simulator.api.judging import Judged, judged_chat, judged_completion
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.protocol import connection_of
-from ghostfleet_simulator.api.requests import CHAT, COMPLETION
-from ghostfleet_simulator.api.routes import ERRORS, off_loop_if_large
+from ghostfleet_simulator.api.reading import BodyReader, Job, headers_of
+from ghostfleet_simulator.api.schema import ERRORS
 from ghostfleet_simulator.api.streaming import EventStream
 from ghostfleet_simulator.api.whole import WholeAnswer
 from ghostfleet_simulator.config import Endpoint, Failure, FailureType
@@ -30,43 +30,52 @@ from ghostfleet_simulator.runtime.process_faults import crash
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Work
 
-Judge = Callable[[Any, Facts, Mapping[str, str]], Work]
-
-_PROTOCOLS: Final[dict[Endpoint, tuple[Parser[Any], Judge]]] = {
-    Endpoint.CHAT: (CHAT, preflight.chat),
-    Endpoint.COMPLETIONS: (COMPLETION, preflight.completion),
+_JOBS: Final[dict[Endpoint, Job[Judged]]] = {
+    Endpoint.CHAT: judged_chat,
+    Endpoint.COMPLETIONS: judged_completion,
 }
 
 
 class Generating:
     """Makes responses of generation requests."""
 
-    def __init__(self, server: SimulatedServer, facts: Facts) -> None:
+    def __init__(self, server: SimulatedServer, facts: Facts, reader: BodyReader) -> None:
         self._server = server
         self._facts = facts
+        self._reader = reader
 
     async def respond(self, endpoint: Endpoint, scope: Scope, body: bytes) -> Response:
         """The response to a request to `endpoint`. Raises `ApiError` for a bad one, `HTTPException` for no text."""
-        server, facts = self._server, self._facts
-        arrival_us = server.now_us()
-        parser, judge = _PROTOCOLS[endpoint]
-        headers = _headers(scope)
-        parsed = await off_loop_if_large(body, parser.parse, body, headers.get("content-type", ""))
-        fault = self.fault(endpoint, parsed.model, scope) if server.faults.armed else None
+        arrival_us = self._server.now_us()
+        judged = await self._reader.read(_JOBS[endpoint], body, headers_of(scope))
+        return self.answer(endpoint, scope, judged, arrival_us)
+
+    def answer(self, endpoint: Endpoint, scope: Scope, judged: Judged, arrival_us: int) -> Response:
+        """The response to a request that was read. Raises `ApiError` for one that is not served."""
+        admitted = self.admitted(endpoint, scope, judged)
+        if isinstance(admitted, Response):
+            return admitted
+        work, fault = admitted
+        response = EventStream if work.stream else WholeAnswer
+        if fault is None:
+            return response(self._server, work, arrival_us)
+        return response(self._server, work, arrival_us, named(fault), self.mishap(fault, work, scope))
+
+    def admitted(self, endpoint: Endpoint, scope: Scope, judged: Judged) -> Response | tuple[Work, Failure | None]:
+        """The work, and what is to go wrong with its answer; or the answer that a failure is. Raises `ApiError`."""
+        server = self._server
+        fault = self._fault(endpoint, judged.model, scope) if server.faults.armed else None
         if isinstance(fault, Response):
             return fault
-        facts.check_model(parsed.model)
-        check_admission(server, parsed.n or 1)
-        work = await off_loop_if_large(body, judge, parsed, facts, headers)
+        self._facts.check_model(judged.model)
+        check_admission(server, judged.n)
+        work = judged.checked_work()
         if server.standby.refuses and work.rejection is None:
             server.metrics.on_refused(work.choices)
             work = replace(work, rejection=paused(streamed=work.stream))
-        response = EventStream if work.stream else WholeAnswer
-        if fault is None or work.rejection is not None:
-            return response(server, work, arrival_us)
-        return response(server, work, arrival_us, named(fault), self.mishap(fault, work, scope))
+        return work, None if work.rejection is not None else fault
 
-    def fault(self, endpoint: Endpoint, model: str | None, scope: Scope) -> Failure | Response | None:
+    def _fault(self, endpoint: Endpoint, model: str | None, scope: Scope) -> Failure | Response | None:
         """What befalls a request for `model`; where that is an answer of its own, the answer."""
         server, headers = self._server, Headers(scope=scope)
         asked = model or self._facts.aliases[0]
@@ -85,11 +94,6 @@ class Generating:
         if fault.type is FailureType.CRASH and not fault.tokens:
             crash(fault)
         return Mishap(fault, self._server.held, connection_of(scope))
-
-
-def _headers(scope: Scope) -> dict[str, str]:
-    """The headers of a request by their lower-case names; of several of a name the first."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
 
 
 def generation(generating: Generating) -> APIRouter:

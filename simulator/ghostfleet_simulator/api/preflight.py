@@ -45,6 +45,8 @@ class Facts:
     settings: Api = field(default_factory=Api)
     conduct: Conduct = field(default_factory=lambda: conduct(NEWEST))
     """What the version does that is shown."""
+    max_num_seqs: int = 256
+    """Most sequences that run at a time."""
     ranks: int = 1
     """Data-parallel ranks behind this address."""
     new_id: Callable[[], str] = _random_id
@@ -56,7 +58,15 @@ class Facts:
         longest = max(len(tokenizer.id_to_token(token_id) or "") for token_id in range(tokenizer.vocab_size))
         model = config.model
         most = model.max_model_len * longest
-        return cls(model.aliases, model.max_model_len, tokenizer, most, config.api, config.engine.conduct)
+        return cls(
+            aliases=model.aliases,
+            max_model_len=model.max_model_len,
+            tokenizer=tokenizer,
+            max_prompt_chars=most,
+            settings=config.api,
+            conduct=config.engine.conduct,
+            max_num_seqs=config.limits.max_num_seqs,
+        )
 
     def check_model(self, name: str | None) -> None:
         """Raises the 404 of a model that is not served; no name at all means the first."""

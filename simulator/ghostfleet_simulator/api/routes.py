@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from ghostfleet_simulator.api import schema
+from ghostfleet_simulator.api.judging import detokenized, tokenized
 from ghostfleet_simulator.api.load import Load
-from ghostfleet_simulator.api.preflight import Facts, chat_messages, chat_prompt, encoded
-from ghostfleet_simulator.api.requests import (
-    DETOKENIZE,
-    TOKENIZE,
-    DetokenizeRequest,
-    TokenizeCompletionRequest,
-    TokenizeRequest,
-)
+from ghostfleet_simulator.api.reading import BodyReader
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 METRICS_CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": schema.ErrorResponse} for status in (400, 404, 500, 501)
-}
-
-_BACKGROUND_BYTES: Final = 8 * 1024
-"""Bodies from this size on, 1 ms of tokenizing, are read by a thread: the streams of other requests go on meanwhile."""
-
-
-async def off_loop_if_large(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `work` returns, run in a thread if the body it is about is large."""
-    if len(body) < _BACKGROUND_BYTES:
-        return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 def information(server: SimulatedServer, load: Load) -> APIRouter:
@@ -99,29 +75,19 @@ async def _health() -> Response:
     return Response()
 
 
-def tokenization(facts: Facts) -> APIRouter:
+def tokenization(reader: BodyReader) -> APIRouter:
     """The routes of a server's tokenizer."""
     router = APIRouter()
 
-    @router.post("/tokenize", response_model=schema.TokenizeResponse, responses=ERRORS)
+    @router.post("/tokenize", response_model=schema.TokenizeResponse, responses=schema.ERRORS)
     async def tokenize(request: Request) -> Response:
         """Tokens of a text or of a conversation; there is no limit to their number."""
-        body, content_type = await request.body(), request.headers.get("content-type", "")
+        return await reader.answer(tokenized, request)
 
-        def work() -> dict[str, Any]:
-            return _tokenized(TOKENIZE.parse(body, content_type), facts)
-
-        return JSONResponse(await off_loop_if_large(body, work))
-
-    @router.post("/detokenize", response_model=schema.DetokenizeResponse, responses=ERRORS)
+    @router.post("/detokenize", response_model=schema.DetokenizeResponse, responses=schema.ERRORS)
     async def detokenize(request: Request) -> Response:
         """Text of tokens."""
-        body, content_type = await request.body(), request.headers.get("content-type", "")
-
-        def work() -> dict[str, Any]:
-            return _detokenized(DETOKENIZE.parse(body, content_type), facts)
-
-        return JSONResponse(await off_loop_if_large(body, work))
+        return await reader.answer(detokenized, request)
 
     return router
 
@@ -147,23 +113,3 @@ def _plain(value: Any) -> Any:
             return value["content"]
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _tokenized(request: TokenizeRequest, facts: Facts) -> dict[str, Any]:
-    facts.check_model(request.model)
-    if isinstance(request, TokenizeCompletionRequest):
-        text = request.prompt
-    else:
-        text = chat_prompt(request, chat_messages(request, facts), facts)
-    tokens = encoded(text, facts, add_special_tokens=request.add_special_tokens)
-    return {
-        "count": len(tokens),
-        "max_model_len": facts.max_model_len,
-        "tokens": tokens,
-        "token_strs": facts.tokenizer.token_strings(tokens) if request.return_token_strs else None,
-    }
-
-
-def _detokenized(request: DetokenizeRequest, facts: Facts) -> dict[str, Any]:
-    facts.check_model(request.model)
-    return {"prompt": facts.tokenizer.decode(request.tokens, skip_special_tokens=False)}

@@ -6,7 +6,7 @@ request goes through them. Source: vLLM 0.33 entrypoints/openai/*/protocol.py an
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
@@ -26,6 +26,10 @@ class ErrorResponse(BaseModel):
     """The body of every answer that is an error."""
 
     error: ErrorInfo
+
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {status: {"model": ErrorResponse} for status in (400, 404, 500, 501)}
+"""The answers that any route with a body may give, for the OpenAPI document."""
 
 
 class PromptTokenUsageInfo(BaseModel):

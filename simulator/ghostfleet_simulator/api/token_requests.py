@@ -167,12 +167,12 @@ class GenerateRequest(BaseModel):
 GENERATE: Final[Parser[GenerateRequest]] = Parser(GenerateRequest)
 
 
-def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str], max_num_seqs: int) -> Work:
+def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) -> Work:
     """What the request asks for; `headers` have lower-case names. Raises `ApiError`."""
     params, token_ids = request.sampling_params, request.token_ids
-    if params.n > max_num_seqs:
+    if params.n > facts.max_num_seqs:
         raise bad_request(
-            f"sampling_params.n must be at most the server's max_num_seqs ({max_num_seqs}), got {params.n}."
+            f"sampling_params.n must be at most the server's max_num_seqs ({facts.max_num_seqs}), got {params.n}."
         )
     if request.stream and params.prompt_logprob_token_ids is not None:
         raise bad_request("prompt_logprob_token_ids are not available when stream=true.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from copy import copy
 from itertools import islice
 from typing import Final
 
@@ -133,7 +134,7 @@ class WholeAnswer(Response):
 
         rejection = work.rejection or refused_prompt(self._server, work)
         if rejection is not None:
-            raise rejection
+            raise copy(rejection)  # its traceback holds this answer and so the work, which holds the rejection
         generation = self._server.generate(work, self._arrival_us, output)
         try:
             await connection.attend(generation)

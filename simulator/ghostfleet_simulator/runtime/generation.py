@@ -64,7 +64,11 @@ class Generation:
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Return when every sequence has ended, or after `abandon`."""
-        if self._open:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        """Return when every sequence has ended, or after `abandon`; their outputs are then let go."""
+        try:
+            if self._open:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+        finally:
+            for seq in self.sequences:  # an output knows its sequence, which would keep both until the next collection
+                seq.owner = None

@@ -7,11 +7,12 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
-from ghostfleet_simulator.config import FailureType, ModelSettings, ServerConfig
+from ghostfleet_simulator.config import FailureType, ServerConfig
 from ghostfleet_simulator.document import Document, InForce, restart_hash
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -29,7 +30,7 @@ from ghostfleet_simulator.runtime.standby import Standby
 from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
 from ghostfleet_simulator.text.answer import Answer, answers_of
 from ghostfleet_simulator.text.detokenize import Detokenizer
-from ghostfleet_simulator.text.tokenizer import SHIPPED, Tokenizer
+from ghostfleet_simulator.text.tokenizer import Tokenizer, tokenizer_of
 
 _log = logging.getLogger("ghostfleet.server")
 
@@ -59,7 +60,7 @@ class SimulatedServer:
     ) -> None:
         self.config = config
         """The configuration the server was started with; its live part is in `in_force`."""
-        self.tokenizer = tokenizer or _tokenizer(config.model)
+        self.tokenizer = tokenizer or tokenizer_of(config.model)
         self.fingerprint = f"vllm-{config.engine.version}-{restart_hash(config)[-8:]}"
         """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
         self.metrics = ServerMetrics(config)
@@ -72,6 +73,8 @@ class SimulatedServer:
         """Serving."""
         self.draining = False
         """Told to take no more traffic; running requests go on."""
+        self.resources = ExitStack()
+        """What is closed with the server."""
         self._live_file = live_file
         self._engine = Engine(config, entropy=os.urandom(32))
         self._clock = clock or WallClock(compression=Fraction(str(config.clock.compression)))
@@ -200,6 +203,11 @@ class SimulatedServer:
         generation.begin(prompts)
         return generation
 
+    def request_ids(self) -> frozenset[str]:
+        """The ids by which `abort` knows requests."""
+        names = [seq.id for seq in self._driver.sequences]
+        return frozenset(names + [_parent(name) for name in names])
+
     def abort(self, request_ids: Iterable[str] | None) -> int:
         """End requests, by the ids in their answers, or all of them; how many were meant, as vLLM counts them.
 
@@ -250,7 +258,8 @@ class SimulatedServer:
         self.held.stop()
 
     def close(self) -> None:
-        """Release the clock, and what injected failures have taken."""
+        """Release the clock, what injected failures have taken, and `resources`."""
+        self.resources.close()
         self._process_faults.close()
         self._clock.close()
 
@@ -259,10 +268,6 @@ def _parent(name: str) -> str:
     """Id of the request that a sequence belongs to: of several answers to one prompt each has a number before it."""
     number, _, rest = name.partition("_")
     return rest if rest and number.isdigit() else name
-
-
-def _tokenizer(model: ModelSettings) -> Tokenizer:
-    return Tokenizer(model.tokenizer or SHIPPED, chat_template=model.chat_template)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ghostfleet_simulator.config import ModelSettings
 from ghostfleet_simulator.problems import InvalidInput, Problem
 from ghostfleet_simulator.text.chat import ChatError, ChatTemplate
 from ghostfleet_simulator.text.pieces import ByteStream, LibraryStream, Pieces, TextStream
@@ -126,6 +127,11 @@ class Tokenizer:
             self._derived.setdefault(make, make(self))
         made: T = self._derived[make]
         return made
+
+
+def tokenizer_of(model: ModelSettings) -> Tokenizer:
+    """The tokenizer of a server, with the chat template that it was given. Raises `InvalidInput`."""
+    return Tokenizer(model.tokenizer or SHIPPED, chat_template=model.chat_template)
 
 
 def _invalid(message: str) -> InvalidInput:
