@@ -30,6 +30,8 @@ class Schedule(Generic[K]):
         self._taken: set[K] = set()
         self._again: dict[K, float] = {}
         self._order = itertools.count()
+        self.lateness = 0.0
+        """How long after its time the key was taken that was taken last."""
 
     def __len__(self) -> int:
         """Keys that wait, those that are added while taken included."""
@@ -58,7 +60,8 @@ class Schedule(Generic[K]):
         self._drop_stale()
         if not self._heap or self._heap[0][0] > now:
             return None
-        key = heapq.heappop(self._heap)[2]
+        at, _, key = heapq.heappop(self._heap)
+        self.lateness = now - at
         del self._queued[key]
         self._taken.add(key)
         return key
@@ -110,6 +113,8 @@ class WorkQueue(Generic[K]):
         self._closed = False
         self.adds = 0
         self.retries = 0
+        self.waited: Callable[[float], None] | None = None
+        """Is told for how many seconds a key that is taken was due."""
 
     @property
     def depth(self) -> int:
@@ -164,6 +169,8 @@ class WorkQueue(Generic[K]):
             if key is None:
                 await self._news()
                 continue
+            if self.waited:
+                self.waited(self._schedule.lateness)
             try:
                 await work(key)
             finally:

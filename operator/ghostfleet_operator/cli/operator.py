@@ -85,6 +85,12 @@ def _parser(environ: Mapping[str, str]) -> Parser:
     add("--observe-seconds", metavar="S", type=_number(float, 1), help="how often pods are asked what they run")
     add("--resync-seconds", metavar="S", type=_number(float, 1), help="how often everything is compared with the API")
     add(
+        "--watch-silent-seconds",
+        metavar="S",
+        type=_number(float, 1, 120),
+        help="when a silent watch is begun anew (70)",
+    )
+    add(
         "--leader-elect",
         action="store_true",
         default=None,

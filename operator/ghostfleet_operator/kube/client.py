@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -65,8 +67,10 @@ class KubeClient:
         self._user_agent = user_agent
         self._current: _Session | None = None
         self._logging_in = asyncio.Lock()
-        self.requests: dict[tuple[str, str, int], int] = {}
-        """Requests so far by (verb, plural, status); status 0 is no answer."""
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        """Requests so far by verb, resource (`plural` or `plural/status`) and status; status 0 is no answer."""
+        self.answered: Callable[[str, str, float], None] | None = None
+        """Is told verb, resource and seconds of each request."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """The object, or None."""
@@ -113,9 +117,8 @@ class KubeClient:
         kind, meta = kind_of(obj), obj["metadata"]
         query = {"fieldManager": manager, "force": "true", "fieldValidation": validation}
         await self._budget()
-        return await self._call(
-            "PATCH", kind, _path(kind, meta.get("namespace"), meta["name"]) + subresource, query, obj
-        )
+        path = _path(kind, meta.get("namespace"), meta["name"]) + subresource
+        return await self._call("PATCH", kind, path, query, obj, subresource=subresource)
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Delete the object if it still is the one with `uid`; one that is gone is fine."""
@@ -162,13 +165,15 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         verb: str = "",
+        subresource: str = "",
     ) -> Object:
-        status = 0
+        status, resource, began = 0, kind.plural + subresource, time.monotonic()
         try:
             status, answer, retry_after = await self._request(method, path, query, body)
         finally:
-            key = (verb or method, kind.plural, status)
-            self.requests[key] = self.requests.get(key, 0) + 1
+            self.requests[verb or method, resource, status] += 1
+            if self.answered:
+                self.answered(verb or method, resource, time.monotonic() - began)
         if status < HTTPStatus.BAD_REQUEST:
             return answer
         place = path.removeprefix(_root(kind))

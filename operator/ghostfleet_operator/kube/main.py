@@ -6,6 +6,8 @@ import asyncio
 import logging
 import sys
 
+from prometheus_client import disable_created_metrics
+
 from ghostfleet_operator.kube.options import OperatorOptions
 from ghostfleet_operator.kube.process import OperatorProcess
 from ghostfleet_operator.reconcile.api import KubeError
@@ -22,6 +24,8 @@ def run(options: OperatorOptions) -> int:
         return _complain(f"cannot read the key file {options.key_file}: {error.strerror}", 2)
     if len(key) < SHORTEST_KEY:
         return _complain(f"the key file {options.key_file} must hold at least {SHORTEST_KEY} bytes", 2)
+    # When a series began is told by none of the dashboards, and would double the scrape.
+    disable_created_metrics()
     logs.set_up(options.log_level, options.log_format)
     # kopf tells of every handler it calls; what matters of that is in our own lines.
     logging.getLogger("kopf").setLevel(logging.DEBUG if options.log_level is LogLevel.DEBUG else logging.WARNING)

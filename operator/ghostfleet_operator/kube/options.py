@@ -64,6 +64,9 @@ class OperatorOptions:
     resync_seconds: float = 300.0
     """How often a server is compared with the API itself, whatever the watches said."""
 
+    watch_silent_seconds: float = 70.0
+    """How long a watch may be silent before it is begun anew; an API server sends something every 60 seconds."""
+
     leader_elect: bool = False
     """Work only while holding a Lease, so that several operators can stand by for each other."""
 

@@ -25,6 +25,8 @@ from ghostfleet_operator.kube.health import HealthServer
 from ghostfleet_operator.kube.login import Login
 from ghostfleet_operator.kube.metrics import OperatorMetrics
 from ghostfleet_operator.kube.options import OperatorOptions
+from ghostfleet_operator.kube.state import StateCollector
+from ghostfleet_operator.kube.streams import Streams
 from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, PROFILE, SERVER, Conflict, Key, Kind, KubeError, Retry
 from ghostfleet_operator.reconcile.events import Recorder
 from ghostfleet_operator.reconcile.mapping import Mapper
@@ -52,9 +54,9 @@ class OperatorProcess:
         budget = WriteBudget(rate=options.writes_per_second, burst=options.write_burst, clock=time.monotonic)
         self._api = KubeClient(self._login, budget.take, self._write_seconds)
         self._elector = self._election() if options.leader_elect else None
+        self._streams = Streams(time.monotonic)
         self._http = admin_client()
         self._metrics = OperatorMetrics(ghostfleet_simulator.__version__)
-        self._metrics.watch(self._queue, self._api, lambda: self._unready() is None, lambda: self._write_seconds() > 0)
         self._health = HealthServer(self._metrics, self._unhealthy, self._unready)
         self._store = Store()
         self._own = (SERVER, PROFILE, *((CLUSTER_PROFILE,) if options.cluster_profiles else ()))
@@ -63,6 +65,17 @@ class OperatorProcess:
             kind: (self._servers(key) if kind == SERVER else self._profiles(kind)).reconcile for kind in self._own
         }
         self._under_way: dict[Key, float] = {}
+        self._metrics.watch(
+            StateCollector(
+                queue=self._queue,
+                client=self._api,
+                streams=self._streams,
+                store=self._store,
+                passes=lambda: [time.monotonic() - start for start in self._under_way.values()],
+                ready=lambda: self._unready() is None,
+                leader=self._leads,
+            )
+        )
         self._found_kinds = False
         self._workers: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -117,7 +130,7 @@ class OperatorProcess:
         """Run kopf and with it everything else, for as long as the lease is ours."""
         holding = asyncio.create_task(self._hold(self._elector)) if self._elector else None
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
-        watch.configure(settings)
+        watch.configure(settings, self._options.watch_silent_seconds)
         watch.install(registry, self._mapper, self._own)
         kopf.on.startup(registry=registry, id="start")(self._started)
         kopf.on.cleanup(registry=registry, id="stop")(self._stopped)
@@ -157,6 +170,9 @@ class OperatorProcess:
     def _write_seconds(self) -> float:
         return self._elector.write_seconds() if self._elector else math.inf
 
+    def _leads(self) -> bool:
+        return self._elector.leading if self._elector else self._workers is not None
+
     def _servers(self, key: bytes) -> ServerReconciler:
         options = self._options
         settings = Settings(
@@ -192,9 +208,9 @@ class OperatorProcess:
             rng=self._rng,
         )
 
-    async def _logged_in(self, **_: Any) -> kopf.ConnectionInfo:
+    async def _logged_in(self, **_: Any) -> kopf.AiohttpSession:
         try:
-            return await self._login.for_kopf()
+            return self._streams.session(await self._login.for_kopf())
         except KubeError as error:
             raise kopf.PermanentError(str(error)) from None
 
@@ -278,7 +294,9 @@ class OperatorProcess:
         if self._failure:
             return f"cannot go on: {self._failure!r}"
         longest = max((time.monotonic() - start for start in self._under_way.values()), default=0.0)
-        return f"a pass has been under way for {longest:.0f} s" if longest > _STUCK_SECONDS else None
+        if longest > _STUCK_SECONDS:
+            return f"a pass has been under way for {longest:.0f} s"
+        return self._streams.trouble()
 
 
 def _no_cluster_profiles(namespaced: bool) -> str:

@@ -16,6 +16,7 @@ OWNED: Final = SERVER_LABEL
 """Label selector of everything the operator makes, pods included; users cannot set labels under ghostfleet.dev/."""
 
 _PAGE: Final = 500
+_WATCH_SECONDS: Final = 540
 
 
 def install(registry: kopf.OperatorRegistry, mapper: Mapper, own: Iterable[Kind]) -> None:
@@ -26,7 +27,7 @@ def install(registry: kopf.OperatorRegistry, mapper: Mapper, own: Iterable[Kind]
         )
 
 
-def configure(settings: kopf.OperatorSettings) -> None:
+def configure(settings: kopf.OperatorSettings, silent_seconds: float) -> None:
     """kopf without what this operator does not use: no peering, no Events, no finalizers, nothing kept on objects."""
     settings.peering.standalone = True
     settings.posting.enabled = False
@@ -38,7 +39,10 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"kopf.{GROUP}")
     settings.watching.chunk_size = _PAGE
     settings.watching.connect_timeout = 10
-    settings.watching.client_timeout = 600
+    # The API server ends a watch first, with a bookmark to go on from; what it does not end is ended here.
+    settings.watching.server_timeout = _WATCH_SECONDS
+    settings.watching.client_timeout = _WATCH_SECONDS + 60
+    settings.watching.inactivity_timeout = silent_seconds
     settings.networking.request_timeout = 60
     settings.process.ultimate_exiting_timeout = 30
     for kind in (*CHILDREN, POD):
