@@ -93,7 +93,7 @@ class Generating:
         self._server.metrics.on_fault(fault.type, work.id, work.model)
         if fault.type is FailureType.CRASH and not fault.tokens:
             crash(fault)
-        return Mishap(fault, self._server.held, connection_of(scope))
+        return Mishap(fault, self._server.held, connection_of(scope), self._server.outbox)
 
 
 def generation(generating: Generating) -> APIRouter:

@@ -17,16 +17,18 @@ from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.held import Held, Hold
+from ghostfleet_simulator.runtime.outbox import Outbox
 from ghostfleet_simulator.runtime.process_faults import crash
 
 
 class Mishap:
     """One failure of one answer. It happens when the answer's tokens have come, `failure.tokens` of all its choices."""
 
-    def __init__(self, failure: Failure, held: Held, connection: Connection) -> None:
+    def __init__(self, failure: Failure, held: Held, connection: Connection, outbox: Outbox) -> None:
         self._failure = failure
         self._held = held
         self._connection = connection
+        self._outbox = outbox
         self._left = failure.tokens
         self._outputs: list[_Afflicted] = []
         self._hold: Hold | None = None
@@ -94,6 +96,7 @@ class Mishap:
         return sum(not output.finished for output in self._outputs) <= 1
 
     def _happen(self) -> None:
+        self._outbox.flush()
         match self._failure.type:
             case FailureType.HANG | FailureType.STALL if self._hold is not None:
                 self._silent = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -24,25 +25,39 @@ _NO_LINGERING: Final = struct.pack("ii", 1, 0)
 """`struct linger` by which a close throws away what is not sent and resets the connection."""
 _RESET_TRIES: Final = 200
 _RESET_PAUSE_S: Final = 0.005
-_HIGH_WATER: Final = 16 * 1024
-"""Bytes that wait for a slow reader before its deltas are merged: some 60 tokens."""
 
 
 class Connection:
     """One client connection as a streaming response sees it."""
 
-    __slots__ = ("flow", "lost", "on_lost", "on_writable", "transport")
+    __slots__ = ("_descriptor", "flow", "lost", "on_lost", "on_writable", "transport")
 
     def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
+        sock = transport.get_extra_info("socket")
+        self._descriptor: int | None = None if sock is None else sock.fileno()
         self.transport = transport
         self.flow = flow
-        """`flow.write_paused`: the reader is slower than the writer."""
+        """`flow.write_paused`: the kernel takes no more, for the reader is slower than the writer."""
         self.on_writable: Callable[[], None] | None = None
         """Called when the reader has caught up."""
         self.on_lost: Callable[[], None] | None = None
         """Called when the client has gone away."""
         self.lost = False
         """Whether it has."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; past the transport, which doubles the cost of a write, unless something waits in it.
+
+        The transport is empty whenever writing is not paused: its high-water mark is 0.
+        """
+        sent = 0
+        if self._descriptor is not None and not self.flow.write_paused and not self.lost:
+            try:
+                sent = os.write(self._descriptor, data)
+            except OSError:
+                sent = 0  # the kernel takes no more, or the connection is broken: the transport knows what to do
+        if sent < len(data):
+            self.transport.write(data[sent:])
 
     async def attend(self, generation: Generation, on_writable: Callable[[], None] | None = None) -> None:
         """Return when a request has ended; it is abandoned if its client goes away or its task is cancelled."""
@@ -104,7 +119,7 @@ class StreamingProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Keep transport and flow control together."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        transport.set_write_buffer_limits(high=0)
         self.connection = Connection(transport, self.flow)
 
     def on_headers_complete(self) -> None:

@@ -25,6 +25,7 @@ from ghostfleet_simulator.api.telling import Teller, teller_for, times_of, usage
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
+from ghostfleet_simulator.runtime.outbox import Outbox
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
 from ghostfleet_simulator.text.answer import Answer
@@ -44,19 +45,21 @@ class StreamedChoice:
         "_generation",
         "_head",
         "_interval",
+        "_line",
         "_opening",
         "_overhead",
         "_plain",
+        "_put",
         "_sent",
         "_seq",
         "_tail",
         "_teller",
-        "_write",
     )
 
     def __init__(
         self,
         connection: Connection,
+        outbox: Outbox,
         generation: Generation,
         seq: Sequence,
         answer: Answer,
@@ -78,7 +81,7 @@ class StreamedChoice:
         self._seq = seq
         self._answer = answer
         self._flow = connection.flow
-        self._write = connection.transport.write
+        self._line, self._put = connection, outbox.put
         self._chunks = chunks
         self._opening = opening
         self._detokenizer = detokenizer
@@ -95,7 +98,8 @@ class StreamedChoice:
         if sent and self._plain and self._seq.produced == sent + 1:
             self._sent = sent + 1
             fragment = self._answer.fragment(sent)
-            self._write(b"%x\r\n%b%b%b\r\n" % (self._overhead + len(fragment), self._head, fragment, self._tail))
+            size = self._overhead + len(fragment)
+            self._put(self._line, b"%x\r\n%b%b%b\r\n" % (size, self._head, fragment, self._tail))
         else:
             self.catch_up()
 
@@ -149,7 +153,7 @@ class StreamedChoice:
 
     def _frame(self, body: bytes) -> None:
         body = self._opening() + body
-        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        self._put(self._line, b"%x\r\n%b\r\n" % (len(body), body))
 
 
 class EventStream(Response):
@@ -194,7 +198,17 @@ class EventStream(Response):
             teller = teller_for(work, prompt, self._server)
             interval = details.interval
             choice = StreamedChoice(
-                line, generation, seq, answer, chunk, opening, stops, teller, interval=interval, plain=plain
+                line,
+                self._server.outbox,
+                generation,
+                seq,
+                answer,
+                chunk,
+                opening,
+                stops,
+                teller,
+                interval=interval,
+                plain=plain,
             )
             chunks.append(chunk)
             choices.append(choice)
@@ -245,7 +259,7 @@ class EventStream(Response):
                 return None
             return sum(seq.produced for seq in generation.sequences)
 
-        return KeepAlive(seconds, line.transport.write, progress)
+        return KeepAlive(seconds, line.send, progress)
 
     def _rejected(self, error: Exception) -> bytes:
         if not isinstance(error, ApiError):

@@ -198,7 +198,7 @@ class TokenAnswers(Response):
 
     def _frame(self, chunk: Json) -> None:
         body = b"data: " + rendered_json(chunk) + b"\n\n"
-        self.connection.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        self.server.outbox.put(self.connection, b"%x\r\n%b\r\n" % (len(body), body))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an ASGI application
         """Send the response; a client that goes away has its sequences aborted at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
+from typing import Final
 
 from ghostfleet_simulator.config import Profile
 from ghostfleet_simulator.engine.pacing import Pacer
@@ -13,19 +14,29 @@ from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.simple import SimpleTimer
 from ghostfleet_simulator.engine.step import Step
 
+_BUSY: Final = 192
+"""Sequences running from which only every second moment of a gap is used; every fourth from twice as many on."""
+_LONGEST_STRIDE: Final = 4
+
 
 class RequestPacer(Pacer):
-    """Due times per sequence, rounded up to a grid of ticks; a bucket per tick holds the sequences that fall due there.
+    """Due times per sequence; a slot holds the sequences whose tokens come out together.
 
-    Due times are absolute: a late call does not shift those that follow.
+    Due times are absolute: a late call does not shift those that follow. Where the gap between tokens is the same for
+    all, the first token of a sequence is put off to the next of some evenly spaced moments of the gap, a tick apart or
+    a little more and fewer on a busy server, and every later one is due exactly a gap after the one before. Where it is
+    not, each token is put off to the next tick, which does not move those after it.
     """
 
     def __init__(self, scheduler: Scheduler, preempted: Callable[[Sequence], None], seed: int) -> None:
         super().__init__(scheduler, preempted)
         self._rng = Random(f"{seed}/step times")
-        self._buckets: dict[int, list[Sequence]] = {}
-        self._ticks: list[int] = []
+        self._slots: dict[int, list[Sequence]] = {}
+        self._times: list[int] = []
+        """Keys of `_slots` as a heap, with some that are not there any more."""
         self._wake_us: int | None = None
+        self._stride = 1
+        """One in how many moments of a constant gap is used."""
         self._blocked = False
         """The last pass left sequences in the queue."""
         self.use(Profile())
@@ -33,12 +44,10 @@ class RequestPacer(Pacer):
     def use(self, profile: Profile) -> None:
         """Take over a profile: due times that are already set stay, later ones follow it."""
         timer = SimpleTimer(profile.simple, self._scheduler.max_num_seqs, self._rng)
-        pending = [seq for tick in sorted(self._buckets) for seq in self._buckets[tick] if seq.due_tick == tick]
-        self._timer, self._tick_us = timer, timer.tick_us
-        self._buckets.clear()
-        self._ticks.clear()
-        for seq in pending:
-            self._schedule(seq)
+        self._timer, self._tick_us, gap_us = timer, timer.tick_us, timer.constant_gap_us
+        self._phases = 0 if gap_us is None else gap_us // timer.tick_us
+        """Into how many moments a constant gap is divided; 0 where there is none, or only one shorter than a tick."""
+        self._reschedule(0)
 
     def start(self, now_us: int) -> None:
         """Take over: a prompt that is half computed is paid for as if it began now."""
@@ -50,15 +59,18 @@ class RequestPacer(Pacer):
     def resume(self, frozen_us: int) -> None:
         """What waits is paid for from now on."""
         self._blocked, self._wake_us = True, None
-        if not frozen_us:
-            return
-        pending = [seq for tick in sorted(self._buckets) for seq in self._buckets[tick] if seq.due_tick == tick]
-        self._buckets.clear()
-        self._ticks.clear()
-        for seq in self._scheduler.prefilling:
-            seq.due_us += frozen_us
+        if frozen_us:
+            for seq in self._scheduler.prefilling:
+                seq.due_us += frozen_us
+            self._reschedule(frozen_us)
+
+    def _reschedule(self, later_us: int) -> None:
+        """Put every pending sequence anew, `later_us` later."""
+        pending = [seq for at_us in sorted(self._slots) for seq in self._slots[at_us] if seq.slot_us == at_us]
+        self._slots.clear()
+        self._times.clear()
         for seq in pending:
-            seq.due_us += frozen_us
+            seq.due_us += later_us
             self._schedule(seq)
 
     def leave(self, now_us: int) -> list[Sequence]:  # noqa: ARG002 - every decoding sequence has a due time
@@ -70,37 +82,45 @@ class RequestPacer(Pacer):
 
     def due(self, now_us: int) -> list[Sequence]:
         """The sequences due by now, earliest first; at most a budget of them."""
-        last, ticks, buckets, budget = now_us // self._tick_us, self._ticks, self._buckets, self._scheduler.budget
+        times, slots, budget = self._times, self._slots, self._scheduler.budget
         due: list[Sequence] = []
-        while ticks and ticks[0] <= last:
-            tick = heappop(ticks)
-            bucket = buckets.pop(tick, None)
-            if bucket is None:
+        while times and times[0] <= now_us:
+            at_us = heappop(times)
+            slot = slots.pop(at_us, None)
+            if slot is None:
                 continue
-            for index, seq in enumerate(bucket):
-                if seq.due_tick != tick:  # preempted or aborted since, or a second entry of a sequence taken already
+            for index, seq in enumerate(slot):
+                if seq.slot_us != at_us:  # preempted or aborted since, or a second entry of a sequence taken already
                     continue
                 if len(due) == budget:
-                    buckets[tick] = bucket[index:]
-                    heappush(ticks, tick)
+                    slots[at_us] = slot[index:]
+                    heappush(times, at_us)
                     return due
-                seq.due_tick = -1
+                seq.slot_us = -1
                 due.append(seq)
         return due
 
     def join(self, sequences: list[Sequence]) -> None:
         """Set when the next token of each is due."""
-        timer, tick_us, buckets, ticks = self._timer, self._tick_us, self._buckets, self._ticks
-        constant_gap, running = timer.constant_gap_us, len(self._scheduler.running)
+        timer, slots, times = self._timer, self._slots, self._times
+        if not self._phases:
+            running = len(self._scheduler.running)
+            for seq in sequences:
+                seq.due_us += timer.gap_us(running)
+                self._schedule(seq)
+            return
+        gap_us, slot_us = timer.constant_gap_us or 0, -1
+        append: Callable[[Sequence], None]
         for seq in sequences:
-            due_us = seq.due_us = seq.due_us + (timer.gap_us(running) if constant_gap is None else constant_gap)
-            tick = seq.due_tick = -(-due_us // tick_us)
-            bucket = buckets.get(tick)
-            if bucket is None:
-                buckets[tick] = [seq]
-                heappush(ticks, tick)
-            else:
-                bucket.append(seq)
+            due_us = seq.due_us = seq.slot_us = seq.due_us + gap_us
+            if due_us != slot_us:
+                slot_us = due_us
+                slot = slots.get(due_us)
+                if slot is None:
+                    slot = slots[due_us] = []
+                    heappush(times, due_us)
+                append = slot.append
+            append(seq)
 
     def plan(self, step: Step, now_us: int) -> None:
         """Continue prompts and admit; the time to the first token counts from when there was room for the sequence."""
@@ -119,6 +139,8 @@ class RequestPacer(Pacer):
                 seq.due_us = begin_us + self._timer.first_token_us(seq.num_tokens - seq.reused, running)
                 if seq not in scheduler.prefilling:
                     self._schedule(seq)
+        if admitted or step.finished:
+            self._adapt()
         self._blocked = bool(scheduler.waiting)
         self._wake_us = self.wake_us()
         # A pass that ran out of budget, or that preempted, has left work that time alone will not bring back.
@@ -128,22 +150,39 @@ class RequestPacer(Pacer):
         step.wake_us = self._wake_us
 
     def wake_us(self) -> int | None:
-        """The first tick at which a token is due."""
-        ticks = self._ticks
-        while ticks and ticks[0] not in self._buckets:
-            heappop(ticks)
-        return ticks[0] * self._tick_us if ticks else None
+        """The first moment at which a token is due."""
+        times = self._times
+        while times and times[0] not in self._slots:
+            heappop(times)
+        return times[0] if times else None
 
     def forget(self, seq: Sequence) -> None:
-        """The sequence stays in its bucket and is passed over there."""
-        seq.due_tick = -1
+        """The sequence stays in its slot and is passed over there."""
+        seq.slot_us = -1
+
+    def _adapt(self) -> None:
+        """Have the sequences of a busy server share moments, as those of a real one share a step."""
+        running, stride = len(self._scheduler.running), self._stride
+        while stride < _LONGEST_STRIDE and running >= _BUSY * stride:
+            stride *= 2
+        if stride > self._stride:
+            self._stride = stride
+            self._reschedule(0)
+        elif stride > 1 and running * 4 < _BUSY * stride:
+            self._stride = stride // 2
 
     def _schedule(self, seq: Sequence) -> None:
-        tick = -(-seq.due_us // self._tick_us)
-        seq.due_tick = tick
-        bucket = self._buckets.get(tick)
-        if bucket is None:
-            self._buckets[tick] = [seq]
-            heappush(self._ticks, tick)
+        if self._phases:
+            gap_us, phases, stride = self._timer.constant_gap_us or 0, self._phases, self._stride
+            turns, within_us = divmod(seq.due_us, gap_us)
+            phase = -(-within_us * phases // (gap_us * stride)) * stride
+            at_us = seq.due_us = turns * gap_us + min(phase, phases) * gap_us // phases
         else:
-            bucket.append(seq)
+            at_us = -(-seq.due_us // self._tick_us) * self._tick_us
+        seq.slot_us = at_us
+        slot = self._slots.get(at_us)
+        if slot is None:
+            self._slots[at_us] = [seq]
+            heappush(self._times, at_us)
+        else:
+            slot.append(seq)

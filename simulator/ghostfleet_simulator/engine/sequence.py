@@ -22,8 +22,8 @@ class Answer(Protocol):
     def stop_reason(self) -> int | str | None:
         """The stop token that ended it, as vLLM's `stop_reason`."""
 
-    def token(self, index: int) -> int:
-        """Id of the token at `index`, from 0."""
+    def token_ids(self, start: int, stop: int) -> List[int]:
+        """Ids of the tokens from `start`, counted from 0, up to `stop`."""
 
 
 class Status(Enum):
@@ -52,7 +52,6 @@ class Sequence:
         "cache_salt",
         "cached_tokens",
         "computed",
-        "due_tick",
         "due_us",
         "finish_reason",
         "first_token_us",
@@ -70,6 +69,7 @@ class Sequence:
         "reused",
         "room",
         "scheduled_us",
+        "slot_us",
         "status",
         "stop_reason",
         "stored",
@@ -128,7 +128,7 @@ class Sequence:
         self.first_token_us = -1
         self.last_token_us = -1
         self.due_us = -1
-        self.due_tick = -1
+        self.slot_us = -1
 
     @property
     def num_tokens(self) -> int:
@@ -141,4 +141,4 @@ class Sequence:
         beyond = end - len(prompt)
         if beyond <= 0:
             return tuple(prompt[begin:end])
-        return (*prompt[begin:], *map(self.answer.token, range(max(0, begin - len(prompt)), beyond)))
+        return (*prompt[begin:], *self.answer.token_ids(max(0, begin - len(prompt)), beyond))

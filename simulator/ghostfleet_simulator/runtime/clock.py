@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import sys
@@ -102,7 +103,8 @@ class WallClock:
 
     def _ring(self) -> None:
         self._soon = None
-        if self._at_us is not None:
+        # What woke the loop may be an alarm that was replaced by a later one in the same turn.
+        if self._at_us is not None and self._at_us <= self.now_us():
             self._at_us = None
             self._callback()
 
@@ -144,21 +146,24 @@ class _TimerFd:
         self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._spent = False
+        """It rang and was not set anew: the descriptor stays readable until it is read."""
         self._spec = _Itimerspec()
         self._ref = ctypes.byref(self._spec)
         self._loop, self._ring = loop, ring
         loop.add_reader(self._fd, self._readable)
 
     def arm(self, at_ns: int | None) -> None:
+        self._spent = False
         self._spec.value_s, self._spec.value_ns = divmod(at_ns or 0, 1_000_000_000)
         self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, self._ref, None)
 
     def _readable(self) -> None:
-        try:
-            os.read(self._fd, 8)
-        except BlockingIOError:  # armed anew between the wake-up and the read
-            return
+        self._spent = True
         self._ring()
+        if self._spent:
+            with contextlib.suppress(BlockingIOError):  # set anew between the wake-up and the ringing
+                os.read(self._fd, 8)
 
     def close(self) -> None:
         if self._fd >= 0:

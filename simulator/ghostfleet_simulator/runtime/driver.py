@@ -12,6 +12,7 @@ from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.runtime.clock import Clock
+from ghostfleet_simulator.runtime.outbox import Outbox
 
 
 class Output(Protocol):
@@ -49,10 +50,11 @@ class Observer(Protocol):
 class Driver:
     """Runs an engine on a clock and hands tokens to the outputs of their sequences."""
 
-    def __init__(self, engine: Engine, clock: Clock, observer: Observer) -> None:
+    def __init__(self, engine: Engine, clock: Clock, observer: Observer, outbox: Outbox) -> None:
         self._engine = engine
         self._clock = clock
         self._observer = observer
+        self._outbox = outbox
         self._wake_us: int | None = None
         self._idle: asyncio.Event | None = None
         self._paused = False
@@ -192,11 +194,13 @@ class Driver:
         if step.tokens and due_us is not None:
             observer.on_wake(now_us - due_us)
         self._wake_us = step.wake_us
+        self._outbox.open()
         for seq in step.tokens:
             if seq.finish_reason is None:
                 seq.owner.token()
             else:
                 seq.owner.finish()
+        self._outbox.close()
         observer.on_step(step, now_us, engine.running, engine.waiting, 0, engine.kv_usage)
         if step.first or step.finished:
             there_us = self._clock.now_us()

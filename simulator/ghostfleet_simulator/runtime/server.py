@@ -25,6 +25,7 @@ from ghostfleet_simulator.runtime.clock import Clock, WallClock
 from ghostfleet_simulator.runtime.driver import Driver, Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.held import Held
+from ghostfleet_simulator.runtime.outbox import Outbox
 from ghostfleet_simulator.runtime.process_faults import ProcessFaults
 from ghostfleet_simulator.runtime.standby import Standby
 from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
@@ -78,7 +79,9 @@ class SimulatedServer:
         self._live_file = live_file
         self._engine = Engine(config, entropy=os.urandom(32))
         self._clock = clock or WallClock(compression=Fraction(str(config.clock.compression)))
-        self._driver = Driver(self._engine, self._clock, self.metrics)
+        self.outbox = Outbox()
+        """What the outputs of sequences send goes through it."""
+        self._driver = Driver(self._engine, self._clock, self.metrics, self.outbox)
         self.standby = Standby(self._driver, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
         """Pause and sleep."""
         self._requests = 0

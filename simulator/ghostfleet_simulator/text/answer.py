@@ -44,14 +44,6 @@ class Answer:
         self.finish_reason: Literal["stop", "length"] = "length" if end is None else "stop"
         self.stop_reason: int | str | None = stop_reason
 
-    def token(self, index: int) -> int:
-        """Id of the token at `index`, from 0; raises `IndexError` from `length` on."""
-        try:
-            return self._ids[index]
-        except IndexError:
-            self._make(index)
-            return self._ids[index]
-
     def fragment(self, index: int) -> bytes:
         """Text that the token at `index` brings, as it stands in a JSON string without its quotes.
 

@@ -24,8 +24,8 @@ class Answer:
     finish_reason: str = "length"
     stop_reason: int | str | None = None
 
-    def token(self, index: int) -> int:
-        return index
+    def token_ids(self, start: int, stop: int) -> list[int]:
+        return list(range(start, stop))
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ class Answer:
     def __init__(self, first: int, length: int = 64) -> None:
         self.first, self.length = first, length
 
-    def token(self, index: int) -> int:
-        return self.first + index
+    def token_ids(self, start: int, stop: int) -> list[int]:
+        return list(range(self.first + start, self.first + stop))
 
 
 def hasher(algorithm: str = "sha256", version: str = "0.33.0", **cache: Any) -> BlockHasher:

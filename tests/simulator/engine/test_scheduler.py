@@ -20,8 +20,8 @@ class Answer:
     def __init__(self, length: int, token: int) -> None:
         self.length, self._token = length, token
 
-    def token(self, index: int) -> int:
-        return self._token if index < self.length else -1
+    def token_ids(self, start: int, stop: int) -> list[int]:
+        return [self._token if index < self.length else -1 for index in range(start, stop)]
 
 
 def scheduler(blocks: int = 100, **tree: Any) -> Scheduler:

@@ -25,8 +25,8 @@ class Answer:
     def __init__(self, tokens: list[int]) -> None:
         self._tokens, self.length = tokens, len(tokens)
 
-    def token(self, index: int) -> int:
-        return self._tokens[index]
+    def token_ids(self, start: int, stop: int) -> list[int]:
+        return self._tokens[start:stop]
 
 
 @st.composite

@@ -22,8 +22,8 @@ class Answer:
     def __init__(self, length: int) -> None:
         self.length = length
 
-    def token(self, index: int) -> int:
-        return index
+    def token_ids(self, start: int, stop: int) -> list[int]:
+        return list(range(start, stop))
 
 
 def config(timing: dict[str, Any] | None = None, **blocks: Any) -> ServerConfig:
@@ -63,11 +63,33 @@ def test_first_token_and_gaps_are_exact_whatever_else_runs() -> None:
     assert times["short"][0] == 114_000
 
 
-def test_due_times_are_rounded_up_to_the_tick_and_do_not_drift() -> None:
-    """A gap of 2.5 ms on a grid of 1 ms alternates between 2 and 3 ms and never loses time."""
-    engine = Engine(config({"timeToFirstToken": "2500us", "interTokenLatency": "2500us"}))
-    engine.add(sequence("a", answer=9), 0)
-    assert play(engine)["a"] == [3000, 5000, 8000, 10000, 13000, 15000, 18000, 20000, 23000]
+def test_a_constant_gap_is_exact_whatever_the_tick() -> None:
+    """A first token is put off to the next of the moments that divide a gap, here by two; every gap is exact."""
+    engine = Engine(config({"timeToFirstToken": "2600us", "interTokenLatency": "2500us"}))
+    engine.add(sequence("a", answer=5), 0)
+    assert play(engine)["a"] == [3750, 6250, 8750, 11250, 13750]
+
+
+def test_a_gap_that_changes_is_rounded_up_to_the_tick_and_does_not_drift() -> None:
+    """Gaps of 2.6 ms, 4 % over 2.5 because two sequences run, come out on a grid of 1 ms and lose no time."""
+    timing = {"timeToFirstToken": "2500us", "interTokenLatency": "2500us", "timeFactorUnderLoad": "1.04"}
+    engine = Engine(config(timing, scheduling={"maxNumSeqs": 2}))
+    for name in ("a", "b"):
+        engine.add(sequence(name, answer=9), 0)
+    first_due = 2600
+    assert play(engine)["a"] == [-(-(first_due + 2600 * turn) // 1000) * 1000 for turn in range(9)]
+
+
+def test_the_sequences_of_a_busy_server_share_moments() -> None:
+    """Up to 191 sequences use every millisecond of a gap of 20; with one more, all of them only the even ones."""
+    engine = Engine(config(scheduling={"maxNumSeqs": 192}))
+    for index in range(191):
+        engine.add(sequence(f"early {index}", answer=4), 1_000)
+    assert play(engine, 1_000, 130_000)["early 190"] == [101_000, 121_000]
+    engine.add(sequence("late", answer=3), 130_500)
+    times = play(engine, 130_500)
+    assert times["early 190"] == [142_000, 162_000]
+    assert times["late"] == [232_000, 252_000, 272_000]
 
 
 def test_a_late_call_does_not_shift_the_tokens_after_it() -> None:

@@ -27,8 +27,8 @@ class _Answer:
     finish_reason: str = "length"
     stop_reason: int | str | None = None
 
-    def token(self, index: int) -> int:
-        return index
+    def token_ids(self, start: int, stop: int) -> list[int]:
+        return list(range(start, stop))
 
 
 def _run(metrics: ServerMetrics, requests: list[tuple[int, int, int]], seqs: int = 4) -> list[Sequence]:

@@ -19,6 +19,7 @@ from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.problems import InvalidInput
 from ghostfleet_simulator.runtime.clock import Clock, VirtualClock, WallClock
 from ghostfleet_simulator.runtime.driver import Driver
+from ghostfleet_simulator.runtime.outbox import Outbox
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 LATENESS_US = 250_000
@@ -81,7 +82,7 @@ def sequence(index: int, recording: Recording, clock: Clock) -> Sequence:
 async def in_real_time(server: ServerConfig, requests: int, compression: int = 1) -> Recording:
     """Requests that come every 5 to 13 ms."""
     clock, recording = WallClock(compression=Fraction(compression)), Recording()
-    driver = Driver(Engine(server), clock, ServerMetrics(server))
+    driver = Driver(Engine(server), clock, ServerMetrics(server), Outbox())
     for index in range(requests):
         driver.submit(sequence(index, recording, clock))
         await asyncio.sleep((5 + 3 * index % 8) / 1000)
@@ -93,7 +94,7 @@ async def in_real_time(server: ServerConfig, requests: int, compression: int = 1
 def on_the_virtual_clock(server: ServerConfig, recorded: Recording) -> Recording:
     """The same requests at the same times."""
     clock, recording = VirtualClock(recorded.arrivals[0].queued_us), Recording()
-    driver = Driver(Engine(server), clock, ServerMetrics(server))
+    driver = Driver(Engine(server), clock, ServerMetrics(server), Outbox())
     for index, seq in enumerate(recorded.arrivals):
         clock.run(until_us=seq.queued_us)
         driver.submit(sequence(index, recording, clock))
@@ -134,7 +135,7 @@ async def test_the_answers_of_a_request_come_into_the_same_step() -> None:
     """They are queued at one moment, so also in real time no step begins between them."""
     server = config({"backend": "StepTime", "stepTime": {"baseUs": 2000}})
     clock, recording = WallClock(), Recording()
-    driver = Driver(Engine(server), clock, ServerMetrics(server))
+    driver = Driver(Engine(server), clock, ServerMetrics(server), Outbox())
     driver.submit(*(sequence(index, recording, clock) for index in range(20)))
     await driver.idle(10)
     clock.close()
@@ -147,7 +148,7 @@ async def test_a_compressed_clock_divides_every_wait() -> None:
     server = config({"simple": {"timeToFirstToken": "500ms"}}, clock={"compression": 10})
     clock, recording = WallClock(compression=Fraction(10)), Recording()
     metrics = ServerMetrics(server)
-    driver = Driver(Engine(server), clock, metrics)
+    driver = Driver(Engine(server), clock, metrics, Outbox())
     begin = time.monotonic()
     driver.submit(sequence(0, recording, clock))
     await driver.idle(10)

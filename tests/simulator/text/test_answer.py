@@ -74,7 +74,7 @@ def test_an_answer_ends_as_vllm_ends_it(
     )
     ids = answer.token_ids(0, answer.length)
     assert len(ids) == answer.length
-    assert ids == [answer.token(i) for i in range(answer.length)]
+    assert ids == [token_id for i in range(answer.length) for token_id in answer.token_ids(i, i + 1)]
     assert 1 <= answer.length <= max_tokens
     *before, last = ids
     ending = {*stops} if ignore_eos else {*stops, EOS}
@@ -90,8 +90,6 @@ def test_an_answer_ends_as_vllm_ends_it(
         assert answer.stop_reason is None
         assert answer.length == max_tokens
     with pytest.raises(IndexError):
-        answer.token(answer.length)
-    with pytest.raises(IndexError):
         answer.fragment(answer.length)
 
 
@@ -103,7 +101,7 @@ def test_fragments_are_the_deltas_of_a_detokenizer(
     detokenizer = Detokenizer(TOKENIZER)
     for index in range(answer.length):
         last = index == answer.length - 1 and answer.finish_reason == "stop"
-        delta = detokenizer.feed([answer.token(index)], stop_token=last)
+        delta = detokenizer.feed(answer.token_ids(index, index + 1), stop_token=last)
         assert json.loads(b'"' + answer.fragment(index) + b'"') == delta
 
 
@@ -111,12 +109,12 @@ def test_fragments_are_the_deltas_of_a_detokenizer(
 def test_tokens_are_the_same_in_whatever_order_they_are_asked_for(order: list[int], length: int) -> None:
     straight = RANDOM.answer(PROMPT, "", max_tokens=length, ignore_eos=True)
     jumping = RANDOM.answer(PROMPT, "", max_tokens=length, ignore_eos=True)
-    ids = [straight.token(index) for index in range(length)]
+    ids = [token_id for index in range(length) for token_id in straight.token_ids(index, index + 1)]
     fragments = [straight.fragment(index) for index in range(length)]
     for index in order:
         if index < length:
             assert jumping.fragment(index) == fragments[index]
-            assert jumping.token(index) == ids[index]
+            assert jumping.token_ids(index, index + 1) == [ids[index]]
     assert jumping.token_ids(0, length) == ids
     assert jumping.text(0, 7) + jumping.text(7, 10**9) == b"".join(fragments)
     assert straight.token_ids(5, 5) == []
@@ -332,7 +330,7 @@ def test_a_long_answer_costs_nothing_until_it_is_read() -> None:
     answer = RANDOM.answer(PROMPT, "", max_tokens=1_000_000, ignore_eos=True)
     assert answer.length == 1_000_000
     assert len(answer._ids) == 0
-    answer.token(10)
+    answer.token_ids(10, 11)
     assert len(answer._ids) < 200
 
 

@@ -58,7 +58,7 @@ def test_an_answer_is_as_long_as_drawn_its_end_included(tokenizer: Tokenizer) ->
     answers = RandomAnswers(tokenizer, 0, length=length)
     answer = answers.answer([1], "", max_tokens=100)
     assert (answer.length, answer.finish_reason) == (30, "stop")
-    assert answer.token(29) == tokenizer.eos_token_id
+    assert answer.token_ids(29, 30) == [tokenizer.eos_token_id]
     cut = answers.answer([1], "", max_tokens=12)
     assert (cut.length, cut.finish_reason) == (12, "length")
     assert answers.answer([1], "", max_tokens=50, ignore_eos=True).length == 50
