@@ -19,10 +19,12 @@ class Outbox:
     closely find it awake still, so they are not interleaved with the making of the tokens.
     """
 
-    __slots__ = ("_kept", "_open")
+    __slots__ = ("_data", "_lines", "_open")
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Line, bytes]] = []
+        # Side by side, because a pair for each would be one more object for the garbage collector to count.
+        self._lines: list[Line] = []
+        self._data: list[bytes] = []
         self._open = False
 
     def open(self) -> None:
@@ -32,14 +34,16 @@ class Outbox:
     def put(self, line: Line, data: bytes) -> None:
         """Have bytes sent on a line: at once, or with all that is kept."""
         if self._open:
-            self._kept.append((line, data))
+            self._lines.append(line)
+            self._data.append(data)
         else:
             line.send(data)
 
     def flush(self) -> None:
         """Send what is kept, in order."""
-        kept, self._kept = self._kept, []
-        for line, data in kept:
+        lines, self._lines = self._lines, []
+        kept, self._data = self._data, []
+        for line, data in zip(lines, kept, strict=True):
             line.send(data)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from ghostfleet_simulator.config import Failure, FailureType
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.held import Held
+from ghostfleet_simulator.runtime.outbox import Outbox
 from ghostfleet_simulator.units import Duration
 
 
@@ -60,7 +61,7 @@ def test_a_stall_holds_everything_back_and_loses_nothing(
         failure = Failure(type=FailureType.STALL, after_tokens=after, duration=Duration.parse("1h"))
         held = Held()
         held.use((failure,))
-        mishap = Mishap(failure, held, cast("Any", _Untouched()))
+        mishap = Mishap(failure, held, cast("Any", _Untouched()), Outbox())
         seqs = [_Seq() for _ in lengths]
         choices = [_Choice(seq) for seq in seqs]
         outputs = [

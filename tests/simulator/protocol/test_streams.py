@@ -71,7 +71,7 @@ def test_tokens_come_at_their_times_and_in_vllms_frames(paced: Served) -> None:
     assert chunks[-2]["choices"] == []
     assert chunks[-2]["usage"]["completion_tokens"] == 10
     times = [at for at, _ in found[1:11]]
-    assert 0.099 <= times[0] - began < 0.25
+    assert 0.099 <= times[0] - began < 2
     # A shared machine may hold a reader up for long, so only the whole is bounded from above.
     assert 0.17 <= times[-1] - times[0] < 0.5
 
