@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -14,57 +13,13 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from tests.helm import helm
 
 from ghostfleet_operator.cli.operator import _parser
 from ghostfleet_operator.kinds.crd import KINDS, crd
+from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.resolve import ADMIN_PORT
 
-ROOT = Path(__file__).parents[3]
-CHART = ROOT / "charts" / "ghostfleet"
-VERSION = "1.34.0"
-
-Render = Callable[..., list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    home = tmp_path_factory.mktemp("helm")
-    values = home / "values.yaml"
-    program = helm()
-
-    def call(*command: str, **given: Any) -> subprocess.CompletedProcess[str]:
-        values.write_text(json.dumps(given))
-        return subprocess.run(
-            [program, *command, str(CHART), "--values", str(values), "--kube-version", VERSION],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={"HOME": str(home), "PATH": os.defpath},
-        )
-
-    return call
-
-
-@pytest.fixture(scope="session")
-def render(run: Callable[..., subprocess.CompletedProcess[str]]) -> Render:
-    """Objects of release `gf` in namespace `system` with some values."""
-
-    def call(**given: Any) -> list[dict[str, Any]]:
-        done = run("template", "--namespace", "system", "gf", **given)
-        assert done.returncode == 0, done.stderr
-        return [tree for tree in yaml.safe_load_all(done.stdout) if tree]
-
-    return call
-
-
-def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [tree for tree in objects if tree["kind"] == kind]
-
-
-def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    (found,) = of_kind(objects, kind)
-    return found
-
+from .conftest import CHART, ROOT, Render, of_kind, one
 
 EVERYTHING: dict[str, Any] = {
     "fullnameOverride": "fleet",
@@ -82,6 +37,14 @@ EVERYTHING: dict[str, Any] = {
     "serviceAccount": {"name": "fleet-sa", "annotations": {"a": "b"}},
     "adminKey": {"existingSecret": "given-key"},
     "log": {"level": "debug", "format": "text"},
+    "metrics": {"service": {"annotations": {"a": "b"}}},
+    "networkPolicy": {
+        "enabled": True,
+        "simulatorNamespaces": ["three", "one"],
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+        "apiServer": {"ports": [6443], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]},
+        "extraEgress": [{"ports": [{"port": 53, "protocol": "UDP"}]}],
+    },
     "extraArgs": ["--workers=4"],
     "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
     "podLabels": {"x": "y"},
@@ -228,6 +191,52 @@ def test_profiles_of_the_cluster_do_not_go_with_an_operator_of_some_namespaces(
     done = run("template", "gf", clusterProfiles=True, watchNamespaces=["one"])
     assert done.returncode != 0
     assert "leave watchNamespaces empty, or clusterProfiles false" in done.stderr
+
+
+def test_network_policies_let_through_what_is_needed_and_no_more(render: Render) -> None:
+    """The admin port is for the operator; every other port of a simulated server is for everybody."""
+    assert not of_kind(render(), "NetworkPolicy")
+    objects = render(**EVERYTHING)
+    operator, *simulators = of_kind(objects, "NetworkPolicy")
+    pods = one(objects, "Deployment")["spec"]["template"]
+    assert operator["spec"]["podSelector"] == one(objects, "Deployment")["spec"]["selector"]
+    (metrics,) = operator["spec"]["ingress"]
+    assert [port["port"] for port in metrics["ports"]] == [
+        port["name"] for port in pods["spec"]["containers"][0]["ports"]
+    ]
+    assert metrics["from"] == EVERYTHING["networkPolicy"]["metricsFrom"]
+    api_server, admin, extra = operator["spec"]["egress"]
+    assert api_server == {"ports": [{"port": 6443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}
+    servers = {"matchExpressions": [{"key": SERVER_LABEL, "operator": "Exists"}]}
+    assert admin["ports"] == [{"port": ADMIN_PORT, "protocol": "TCP"}]
+    assert admin["to"] == [{"namespaceSelector": {}, "podSelector": servers}]
+    assert [extra] == EVERYTHING["networkPolicy"]["extraEgress"]
+
+    assert [tree["metadata"]["namespace"] for tree in simulators] == ["one", "two", "three"]
+    for tree in simulators:
+        assert tree["spec"]["podSelector"] == servers
+        everybody, guarded = tree["spec"]["ingress"]
+        open_to_all = [n for port in everybody["ports"] for n in range(port["port"], port["endPort"] + 1)]
+        assert sorted([*open_to_all, ADMIN_PORT]) == list(range(1, 65536))
+        assert "from" not in everybody
+        (peer,) = guarded["from"]
+        assert [port["port"] for port in guarded["ports"]] == [ADMIN_PORT]
+        assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "system"}
+        assert peer["podSelector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
+
+
+def test_prometheus_finds_the_metrics_of_every_operator(render: Render) -> None:
+    objects = render(metrics={"serviceMonitor": {"enabled": True, "labels": {"release": "prom"}, "interval": "30s"}})
+    (service,) = of_kind(objects, "Service")
+    monitor = one(objects, "ServiceMonitor")
+    container = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert [port["name"] for port in container["ports"]] == [service["spec"]["ports"][0]["targetPort"]]
+    assert service["spec"]["selector"] == one(objects, "Deployment")["spec"]["selector"]["matchLabels"]
+    assert monitor["metadata"]["labels"]["release"] == "prom"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["interval"]) == (service["spec"]["ports"][0]["name"], "30s")
+    assert not of_kind(render(metrics={"service": {"enabled": False}}), "Service")
 
 
 def test_bindings_name_the_account_that_the_operator_runs_as(render: Render) -> None:
