@@ -1,16 +1,18 @@
 """Hot reload over the admin API: give a document to running servers, and learn what each of them runs.
 
-No Kubernetes in here: the operator and the laptop fleet use the same two calls. Nothing is ever raised because one
-server cannot be reached or says no; its `Ack` says why in words.
+No Kubernetes in here: the operator and the laptop fleet use the same two calls, each with an HTTP client of its own.
+Nothing is ever raised because one server cannot be reached or says no; its `Ack` says why in words.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any, Final
 
 import httpx
@@ -26,6 +28,9 @@ TOTAL_SECONDS: Final = 5.0
 
 _ATTEMPTS: Final = 4
 _FIRST_PAUSE_SECONDS: Final = 0.1
+_FAILED: Final = ("error", "fault")
+_ENDED: Final = ("stop", "length", "repetition", "abort")
+"""Counters of `/admin/state`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,37 @@ class Ack:
     revision: int | None
     hash: str | None
     reason: str | None
+    refusal: int | None = None
+    """HTTP status with which it refused the document."""
+    requests: int = 0
+    """Requests that ended since its start, and those that met an injected failure."""
+    errors: int = 0
+    """Those of them that ended in an error, or met an injected failure."""
 
     def runs(self, document: Document) -> bool:
         """Whether the server runs exactly `document`: its revision and its hash."""
         return self.revision == document.revision and self.hash == document.hash
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer over HTTP, whatever its status."""
+
+    status: int
+    body: bytes
+
+
+class Unanswered(Exception):
+    """There was no answer; `again` where another attempt may well get one."""
+
+    def __init__(self, message: str, *, timeout: bool = False, again: bool = False) -> None:
+        self.timeout = timeout
+        self.again = again
+        super().__init__(message)
+
+
+Send = Callable[[str, str, Mapping[str, str], bytes | None], Awaitable[Answer]]
+"""Sends one request (method, URL, headers, body) within `TOTAL_SECONDS`; raises `Unanswered`."""
 
 
 def admin_client() -> httpx.AsyncClient:
@@ -60,30 +92,61 @@ def admin_client() -> httpx.AsyncClient:
 
 
 async def push(targets: Iterable[Target], document: Document, *, client: httpx.AsyncClient) -> list[Ack]:
-    """Put `document` to every target; one `Ack` each, in the order of the targets.
-
-    `reason` is None exactly where the server answered that it now runs the document. A server that refuses is asked
-    what it runs instead, so that a revision ahead of the document's is seen.
-    """
-    body = json.dumps(document.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
-
-    async def one(target: Target) -> Ack:
-        answer = await client.put(
-            _url(target, "config"), content=body, headers={"content-type": "application/json", **_headers(target)}
-        )
-        if answer.status_code == httpx.codes.OK:
-            return _judged(_reported(target, answer), document)
-        refusal = _refusal(answer)
-        if answer.status_code not in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
-            return Ack(target, None, None, refusal)
-        return replace(await _state(target, client), reason=refusal)
-
-    return await _each(targets, one)
+    """Put `document` to every target; one `Ack` each, in the order of the targets, as `push_one` has it."""
+    body, send = encoded(document), over_httpx(client)
+    return await _each(targets, lambda target: push_one(target, document, body, send))
 
 
 async def observe(targets: Iterable[Target], *, client: httpx.AsyncClient) -> list[Ack]:
     """Ask every target what it runs; one `Ack` each, in their order, without a reason where it answered."""
-    return await _each(targets, lambda target: _state(target, client))
+    send = over_httpx(client)
+    return await _each(targets, lambda target: observe_one(target, send))
+
+
+def encoded(document: Document) -> bytes:
+    """A document as it is put to servers."""
+    return json.dumps(document.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+async def push_one(target: Target, document: Document, body: bytes, send: Send) -> Ack:
+    """Put `document`, of which `body` is the encoding, to a server, and ask what it runs then.
+
+    `reason` is None exactly where it runs the document: that it says yes is not enough. A server that refuses is asked
+    too, so that a revision ahead of the document's is seen.
+    """
+
+    async def put() -> Ack:
+        headers = {"content-type": "application/json", **_headers(target)}
+        answer = await send("PUT", _url(target, "config"), headers, body)
+        if answer.status == HTTPStatus.OK:
+            said = _reported(target, answer)
+            return said if said.reason else _judged(await _state(target, send), document)
+        refusal = _refusal(answer)
+        if answer.status not in (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY):
+            return Ack(target, None, None, refusal, answer.status)
+        return replace(await _state(target, send), reason=refusal, refusal=answer.status)
+
+    return await _patient(target, put)
+
+
+async def observe_one(target: Target, send: Send) -> Ack:
+    """Ask a server what it runs; no reason where it answered."""
+    return await _patient(target, lambda: _state(target, send))
+
+
+def over_httpx(client: httpx.AsyncClient) -> Send:
+    """Requests by an httpx client."""
+
+    async def send(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        try:
+            answer = await client.request(method, url, headers=dict(headers), content=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            again = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout))
+            timeout = isinstance(error, httpx.TimeoutException)
+            raise Unanswered(str(error) or type(error).__name__, timeout=timeout, again=again) from None
+        return Answer(answer.status_code, answer.content)
+
+    return send
 
 
 def _url(target: Target, page: str) -> str:
@@ -94,9 +157,9 @@ def _headers(target: Target) -> dict[str, str]:
     return {"authorization": f"Bearer {target.token}"} if target.token else {}
 
 
-async def _state(target: Target, client: httpx.AsyncClient) -> Ack:
-    answer = await client.get(_url(target, "state"), headers=_headers(target))
-    if answer.status_code != httpx.codes.OK:
+async def _state(target: Target, send: Send) -> Ack:
+    answer = await send("GET", _url(target, "state"), _headers(target), None)
+    if answer.status != HTTPStatus.OK:
         return Ack(target, None, None, _refusal(answer))
     return _reported(target, answer)
 
@@ -106,14 +169,14 @@ async def _each(targets: Iterable[Target], call: Callable[[Target], Awaitable[Ac
 
     async def one(target: Target) -> Ack:
         async with slots:
-            return await _patient(target, call)
+            return await call(target)
 
     return list(await asyncio.gather(*map(one, targets)))
 
 
-async def _patient(target: Target, call: Callable[[Target], Awaitable[Ack]]) -> Ack:
+async def _patient(target: Target, call: Callable[[], Awaitable[Ack]]) -> Ack:
     """`call`, tried again where the connection fails, until the time is up."""
-    last: Exception | None = None
+    last: Unanswered | None = None
     pause = _FIRST_PAUSE_SECONDS
     try:
         async with asyncio.timeout(TOTAL_SECONDS):
@@ -122,50 +185,54 @@ async def _patient(target: Target, call: Callable[[Target], Awaitable[Ack]]) -> 
                     await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                     pause *= 2
                 try:
-                    return await call(target)
-                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    return await call()
+                except Unanswered as error:
                     last = error
-                    if not isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)):
+                    if not error.again:
                         break
     except TimeoutError:
         if last is None:
             return Ack(target, None, None, f"timeout: no answer from {target.admin_url} within {TOTAL_SECONDS:g} s")
-    if isinstance(last, httpx.TimeoutException):
+    if last and last.timeout:
         return Ack(target, None, None, f"timeout: {target.admin_url} did not answer in time")
-    return Ack(target, None, None, f"unreachable: {target.admin_url}: {str(last) or type(last).__name__}")
+    return Ack(target, None, None, f"unreachable: {target.admin_url}: {last}")
 
 
-def _reported(target: Target, answer: httpx.Response) -> Ack:
+def _reported(target: Target, answer: Answer) -> Ack:
     body = _object(answer)
     revision, digest = body.get("revision"), body.get("hash")
     if isinstance(revision, bool) or not isinstance(revision, int) or not isinstance(digest, str):
         return Ack(target, None, None, f"{target.admin_url} tells no revision and hash: not an admin API")
-    return Ack(target, revision, digest, None)
+    counted = body.get("requests")
+    counts = {key: n for key, n in counted.items() if isinstance(n, int)} if isinstance(counted, dict) else {}
+    failed = sum(counts.get(key, 0) for key in _FAILED)
+    ended = failed + sum(counts.get(key, 0) for key in _ENDED)
+    return Ack(target, revision, digest, None, requests=ended, errors=failed)
 
 
 def _judged(ack: Ack, document: Document) -> Ack:
     if ack.reason or ack.runs(document):
         return ack
     asked = f"revision {document.revision} with hash {document.hash}"
-    return replace(ack, reason=f"runs revision {ack.revision} with hash {ack.hash}, not {asked}")
+    return replace(ack, reason=f"said yes, but runs revision {ack.revision} with hash {ack.hash}, not {asked}")
 
 
-def _refusal(answer: httpx.Response) -> str:
+def _refusal(answer: Answer) -> str:
     """Why a server said no, with its own words where it has some."""
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
+    if answer.status == HTTPStatus.UNAUTHORIZED:
         return "refused: the server does not accept the admin token (401)"
     error = _object(answer).get("error")
     said = error if isinstance(error, dict) else {}
     problems = said.get("problems")
     details = [p for p in problems if isinstance(p, dict)] if isinstance(problems, list) else []
     message = "; ".join(f"{p.get('path')}: {p.get('message')}" for p in details)
-    message = message or str(said.get("message") or answer.reason_phrase)
-    return f"refused: {message} ({answer.status_code})"
+    message = message or str(said.get("message") or http.client.responses.get(answer.status, "no reason given"))
+    return f"refused: {message} ({answer.status})"
 
 
-def _object(answer: httpx.Response) -> dict[str, Any]:
+def _object(answer: Answer) -> dict[str, Any]:
     try:
-        body = answer.json()
+        body = json.loads(answer.body)
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}

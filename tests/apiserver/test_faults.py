@@ -20,8 +20,10 @@ from ghostfleet_operator.kube.login import Login
 from ghostfleet_operator.plan.kubernetes import ChildNames
 from ghostfleet_operator.reconcile.api import CHILDREN, SECRET, SERVER, KubeApi, KubeError
 from ghostfleet_operator.reconcile.events import Recorder
-from ghostfleet_operator.reconcile.server import ServerReconciler, Settings
+from ghostfleet_operator.reconcile.passes import Settings
+from ghostfleet_operator.reconcile.server import ServerReconciler
 from ghostfleet_operator.reconcile.store import Store
+from ghostfleet_operator.rollout import over_httpx
 
 
 class Broken(KubeError):
@@ -59,6 +61,7 @@ class Silent:
     def pushed(self, result: str, count: int) -> None: ...
     def synced(self, seconds: float) -> None: ...
     def corrected(self, kind: str) -> None: ...
+    def rolled_back(self) -> None: ...
 
 
 async def no_limit() -> None:
@@ -78,10 +81,11 @@ class Process:
             reconciler = ServerReconciler(
                 api=api,  # type: ignore[arg-type]  # passes every call of the protocol on by name
                 store=Store(),
-                client=http,
+                send=over_httpx(http),
                 settings=Settings(simulator_image="sim:1", key=b"k" * 32),
                 recorder=Recorder(api, lambda: datetime.now(UTC), "test"),  # type: ignore[arg-type]  # as above
                 observer=Silent(),
+                add=lambda _key, _delay: None,
                 clock=time.monotonic,
                 now=lambda: datetime.now(UTC),
                 rng=random.Random(1),

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from ghostfleet_operator.kinds.meta import Condition, Observed, Resource, Time, parse
 from ghostfleet_operator.kinds.pod import ObjectName, Pod
+from ghostfleet_operator.kinds.rollout import Rollout
 from ghostfleet_simulator.config import Behaviour, FixedConfig, KVCache, Profile, Settings
 from ghostfleet_simulator.problems import InvalidInput, Problem
 
@@ -19,6 +20,7 @@ LONGEST_NAME: Final = 48
 """Longest name of a server: with `-admin-<8 digits>` it still is a DNS label."""
 
 NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+MOST_REPLICAS: Final = 1000
 MOST_ENDPOINTS: Final = 32
 MOST_LAGGING: Final = 10
 
@@ -95,7 +97,7 @@ class ServerSpec(Behaviour, FixedConfig):
 
     model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _SPEC_RULES})
 
-    replicas: Annotated[int, Field(ge=0, le=1000), Effect("starts or stops pods")] = 1
+    replicas: Annotated[int, Field(ge=0, le=MOST_REPLICAS), Effect("starts or stops pods")] = 1
     """Number of servers. Leave it out where an autoscaler owns it."""
 
     suspend: Annotated[bool, Effect("starts or stops pods")] = False
@@ -106,6 +108,9 @@ class ServerSpec(Behaviour, FixedConfig):
 
     profile: Profile | None = None
     """Profile to use, written here."""
+
+    rollout: Annotated[Rollout, Effect("says how live fields reach pods; another `strategy` replaces pods")] = Rollout()
+    """How a change of the profile or of another live field reaches pods that run."""
 
     networking: Annotated[Networking, Effect("changes the Service")] = Networking()
     """How the server is reached."""
@@ -165,6 +170,53 @@ class Lagging(Observed):
     """Why it lags."""
 
 
+class RolloutStatus(Observed):
+    """A revision on its way through the steps of `spec.rollout`."""
+
+    revision: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """The revision; `spec.rollout.promote` refers to it."""
+
+    hash: Annotated[str, Field(max_length=128)]
+    """Its hash."""
+
+    step: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """The step under way; the first is 1."""
+
+    steps: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Number of steps."""
+
+    wave_replicas: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Pods of the wave."""
+
+    synced_replicas: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """Those of them that are Ready and report the hash."""
+
+    start_time: Time | None = None
+    """When it began."""
+
+    hold_time: Time | None = None
+    """Since when the whole wave has run it; the step's pause counts from here."""
+
+
+class RejectedStatus(Observed):
+    """A document that was taken back. It is tried again when what is wanted, or `spec.rollout`, changes."""
+
+    revision: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """Revision that it had."""
+
+    hash: Annotated[str, Field(max_length=128)]
+    """Its hash."""
+
+    reason: Annotated[str, Field(max_length=64)]
+    """Why, as one CamelCase word: `Refused`, `NotAcknowledged`, `NotReady`, `Restarted`, `Errors`."""
+
+    message: Annotated[str, Field(max_length=1024)]
+    """Why, for people."""
+
+    time: Time
+    """When."""
+
+
 class ProfileStatus(Observed):
     """How far the profile has come."""
 
@@ -178,10 +230,16 @@ class ProfileStatus(Observed):
     """Ready pods that report the desired hash."""
 
     lagging_replicas: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
-    """Ready pods that do not."""
+    """Ready pods that do not run what they should by now."""
 
     lagging: Annotated[tuple[Lagging, ...] | None, Field(max_length=MOST_LAGGING)] = None
     """The first of those that do not."""
+
+    rollout: RolloutStatus | None = None
+    """The wave under way, while there is one."""
+
+    rejected: RejectedStatus | None = None
+    """The document that is wanted and was taken back, if there is one."""
 
     last_sync_duration: Annotated[str | None, StringConstraints(max_length=25)] = None
     """Time from wanting a document to the last acknowledgement, the last time there was one."""
@@ -275,6 +333,18 @@ def parse_server(raw: object) -> SimulatedModelServer:
             [Problem("metadata.name", f"{name!r} must be lower-case letters, digits and -, and begin with a letter")]
         )
     return server
+
+
+def replicas_of(raw: Any) -> int | None:
+    """How many replicas a raw server wants, whatever else is wrong with it; None where that is not clear."""
+    spec = raw.get("spec") if isinstance(raw, dict) else None
+    if not isinstance(spec, dict):
+        return None
+    replicas, suspend = spec.get("replicas", 1), spec.get("suspend", False)
+    if suspend is True:
+        return 0
+    is_clear = suspend is False and type(replicas) is int and 0 <= replicas <= MOST_REPLICAS
+    return replicas if is_clear else None
 
 
 def parse_status(raw: Any) -> ServerStatus:

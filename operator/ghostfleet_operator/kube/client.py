@@ -33,6 +33,7 @@ from ghostfleet_operator.reconcile.api import (
 )
 
 STATUS_MANAGER: Final = f"{FIELD_MANAGER}-status"
+SCALE_MANAGER: Final = f"{FIELD_MANAGER}-scale"
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _PAGE: Final = "500"
@@ -112,6 +113,10 @@ class KubeClient:
         """Server-side apply of the status, under a field manager of its own; the live object."""
         # CRDs of an earlier version know fewer fields of the status; better those than none.
         return await self._apply(obj, STATUS_MANAGER, "/status", "Ignore")
+
+    async def apply_scale(self, obj: Object) -> Object:
+        """Server-side apply of some fields only, under a field manager of its own, so that the others stay."""
+        return await self._apply(obj, SCALE_MANAGER, "", "Strict")
 
     async def _apply(self, obj: Object, manager: str, subresource: str, validation: str) -> Object:
         kind, meta = kind_of(obj), obj["metadata"]

@@ -23,6 +23,7 @@ class OperatorMetrics:
         self._passes = counter("reconcile_total", "Passes over an object, by how they ended.", "kind", "result")
         self._errors = counter("reconcile_errors_total", "Passes that failed, by why.", "kind", "reason")
         self._pushes = counter("profile_push_total", "Documents pushed to pods, by how it ended.", "result")
+        self._rollbacks = counter("profile_rollbacks_total", "Documents taken back because their wave failed.")
         self._drift = counter("drift_corrections_total", "Children put right after somebody changed them.", "kind")
         self._durations = Histogram(
             PREFIX + "reconcile_duration_seconds",
@@ -86,6 +87,10 @@ class OperatorMetrics:
     def synced(self, seconds: float) -> None:
         """Every Ready pod of a server came to run a new document."""
         self._syncs.observe(seconds)
+
+    def rolled_back(self) -> None:
+        """A wave failed, and its document was taken back."""
+        self._rollbacks.inc()
 
     def corrected(self, kind: str) -> None:
         """A child that somebody else had changed or deleted was put right."""

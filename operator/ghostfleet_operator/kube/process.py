@@ -25,15 +25,16 @@ from ghostfleet_operator.kube.health import HealthServer
 from ghostfleet_operator.kube.login import Login
 from ghostfleet_operator.kube.metrics import OperatorMetrics
 from ghostfleet_operator.kube.options import OperatorOptions
+from ghostfleet_operator.kube.pod_client import PodClient
 from ghostfleet_operator.kube.state import StateCollector
 from ghostfleet_operator.kube.streams import Streams
 from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, PROFILE, SERVER, Conflict, Key, Kind, KubeError, Retry
 from ghostfleet_operator.reconcile.events import Recorder
 from ghostfleet_operator.reconcile.mapping import Mapper
+from ghostfleet_operator.reconcile.passes import Settings
 from ghostfleet_operator.reconcile.profile import ProfileReconciler
-from ghostfleet_operator.reconcile.server import ServerReconciler, Settings
+from ghostfleet_operator.reconcile.server import ServerReconciler
 from ghostfleet_operator.reconcile.store import Store
-from ghostfleet_operator.rollout import admin_client
 from ghostfleet_operator.workqueue import WorkQueue, WriteBudget
 
 _CRD_WAIT_SECONDS: Final = 2.0
@@ -55,14 +56,15 @@ class OperatorProcess:
         self._api = KubeClient(self._login, budget.take, self._write_seconds)
         self._elector = self._election() if options.leader_elect else None
         self._streams = Streams(time.monotonic)
-        self._http = admin_client()
+        self._pods = PodClient()
         self._metrics = OperatorMetrics(ghostfleet_simulator.__version__)
         self._health = HealthServer(self._metrics, self._unhealthy, self._unready)
         self._store = Store()
         self._own = (SERVER, PROFILE, *((CLUSTER_PROFILE,) if options.cluster_profiles else ()))
         self._mapper = Mapper(self._store, self._queue.add, self._own)
+        self._servers = self._server_reconciler(key)
         self._passes: dict[Kind, Callable[[str, str], Awaitable[float | None]]] = {
-            kind: (self._servers(key) if kind == SERVER else self._profiles(kind)).reconcile for kind in self._own
+            kind: (self._servers if kind == SERVER else self._profiles(kind)).reconcile for kind in self._own
         }
         self._under_way: dict[Key, float] = {}
         self._metrics.watch(
@@ -95,11 +97,12 @@ class OperatorProcess:
         except Exception as error:  # noqa: BLE001 - whatever ends kopf ends the process, and Kubernetes starts the next
             self._failure = self._failure or error
         finally:
+            self._servers.close()
             if self._elector:
                 # Nothing is written any more, so the next one may begin.
                 await self._elector.release()
             await self._health.stop()
-            await self._http.aclose()
+            await self._pods.close()
             await self._api.close()
         if self._failure:
             log.error(
@@ -173,7 +176,7 @@ class OperatorProcess:
     def _leads(self) -> bool:
         return self._elector.leading if self._elector else self._workers is not None
 
-    def _servers(self, key: bytes) -> ServerReconciler:
+    def _server_reconciler(self, key: bytes) -> ServerReconciler:
         options = self._options
         settings = Settings(
             simulator_image=options.simulator_image,
@@ -187,10 +190,11 @@ class OperatorProcess:
         return ServerReconciler(
             api=self._api,
             store=self._store,
-            client=self._http,
+            send=self._pods.send,
             settings=settings,
             recorder=Recorder(self._api, _now, socket.gethostname()),
             observer=self._metrics,
+            add=self._queue.add,
             clock=time.monotonic,
             now=_now,
             rng=self._rng,

@@ -15,18 +15,16 @@ from typing import Any, Final, Protocol
 
 from ghostfleet_operator.kinds.meta import API_VERSION
 from ghostfleet_operator.kinds.pod import RESERVED_PREFIX, Image, Resources, amount
-from ghostfleet_operator.plan.observed import Replica, serving
+from ghostfleet_operator.plan.documents import FILE_ANNOTATION, annotations_of, data_of
+from ghostfleet_operator.plan.observed import DOCUMENT_FILE, Replica, serving
 from ghostfleet_operator.plan.replicas import ServerPlan
 from ghostfleet_operator.resolve import ADMIN_PORT, PORT
 
 FIELD_MANAGER: Final = "ghostfleet-operator"
 """Owner of the fields that the operator sets; the name under which it is seen everywhere."""
 SERVER_LABEL: Final = f"{RESERVED_PREFIX}server"
-REVISION_ANNOTATION: Final = f"{RESERVED_PREFIX}revision"
-HASH_ANNOTATION: Final = f"{RESERVED_PREFIX}hash"
 RESTART_HASH_ANNOTATION: Final = f"{RESERVED_PREFIX}restart-hash"
 LEFT_OUT_ANNOTATION: Final = f"{RESERVED_PREFIX}endpoints-left-out"
-DOCUMENT_KEY: Final = "server.json"
 ADMIN_FILE: Final = "token"
 ENDPOINTS_KEY: Final = "endpoints.yaml"
 
@@ -110,9 +108,7 @@ def children(plan: ServerPlan, options: Options) -> list[Child]:
 def config_map(plan: ServerPlan) -> Child:
     """The durable truth: the document that every pod reads at its start and watches."""
     names = ChildNames.of(plan.name, plan.uid)
-    annotations = {REVISION_ANNOTATION: str(plan.revision), HASH_ANNOTATION: plan.document.hash}
-    text = json.dumps(plan.document.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return _child(plan, "v1", "ConfigMap", names.config, annotations) | {"data": {DOCUMENT_KEY: text}}
+    return _child(plan, "v1", "ConfigMap", names.config, annotations_of(plan.truth)) | {"data": data_of(plan.truth)}
 
 
 def admin_secret(plan: ServerPlan, options: Options) -> Child:
@@ -136,12 +132,16 @@ def _service(plan: ServerPlan, *, headless: bool) -> Child:
 
 
 def deployment(plan: ServerPlan, options: Options) -> Child:
-    """The pods. A change of the pod template replaces them; the live part of the document is not in it."""
+    """The pods. A change of the pod template replaces them; of the document only its file's name is in it, which says
+    something of the live part with `Restart` only."""
     names, pod = ChildNames.of(plan.name, plan.uid), plan.resolved.server.spec.pod
+    annotations = dict(pod.annotations) | {RESTART_HASH_ANNOTATION: plan.restart_hash}
+    if plan.truth.file != DOCUMENT_FILE:
+        annotations[FILE_ANNOTATION] = plan.truth.file
     template = {
         "metadata": {
             "labels": _labels(plan.name) | dict(pod.labels),
-            "annotations": dict(pod.annotations) | {RESTART_HASH_ANNOTATION: plan.restart_hash},
+            "annotations": annotations,
         },
         "spec": _pod_spec(names, plan, options),
     }
@@ -282,7 +282,7 @@ def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
         "image": image_reference(options.simulator_image, pod.image),
         "args": [
             "serve",
-            *("--config", f"/etc/ghostfleet/config/{DOCUMENT_KEY}"),
+            *("--config", f"/etc/ghostfleet/config/{plan.truth.file}"),
             *("--host", "0.0.0.0"),  # noqa: S104  (a pod listens on every address it has)
             *("--port", str(PORT)),
             *("--admin-port", str(ADMIN_PORT)),

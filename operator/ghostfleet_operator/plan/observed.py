@@ -5,6 +5,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+from ghostfleet_simulator.document import Document
+
+DOCUMENT_FILE: Final = "server.json"
+"""Key of the ConfigMap that pods read their document from, unless they were made to keep the one they started with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,27 @@ class Replica:
     hash: str | None = None
     reason: str | None = None
     """Why there is no acknowledgement, or why it is not the one that was asked for."""
+    refused: tuple[int, str] | None = None
+    """HTTP status with which it refused a document, and that document's hash."""
+    restarts: int = 0
+    """Times that its containers were restarted."""
+    requests: int = 0
+    """Requests that ended since its start."""
+    errors: int = 0
+    """Those of them that failed."""
+    file: str = DOCUMENT_FILE
+    """Key of the ConfigMap that it reads its document from."""
+    trouble: tuple[str, str] | None = None
+    """Why it is not Ready, as a word and a text."""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it should answer: Ready, with an address."""
+        return self.ready and self.address is not None
+
+    def runs(self, document: Document) -> bool:
+        """Whether it last said that it runs exactly this document."""
+        return self.revision == document.revision and self.hash == document.hash
 
 
 def serving(replicas: tuple[Replica, ...]) -> list[tuple[Replica, str]]:

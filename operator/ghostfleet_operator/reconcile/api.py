@@ -88,7 +88,7 @@ class Retry(KubeError):
 
 
 class KubeApi(Protocol):
-    """Six calls. Every one raises `KubeError` or one of its kinds; none retries by itself."""
+    """Seven calls. Every one raises `KubeError` or one of its kinds; none retries by itself."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """The object, or None."""
@@ -101,6 +101,9 @@ class KubeApi(Protocol):
 
     async def apply_status(self, obj: Object) -> Object:
         """Server-side apply of the status, under a field manager of its own; the live object."""
+
+    async def apply_scale(self, obj: Object) -> Object:
+        """Server-side apply of the few fields of a child that may change while the others must not; the live object."""
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Delete the object if it still is the one with `uid`; one that is gone is fine."""

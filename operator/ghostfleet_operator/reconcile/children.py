@@ -8,7 +8,7 @@ from typing import Any
 from ghostfleet_operator.kinds import GROUP
 from ghostfleet_operator.plan.kubernetes import Child, is_ours
 from ghostfleet_operator.reconcile.api import CHILDREN, CONFIG_MAP, SECRET, Kind, KubeApi, Object, kind_of
-from ghostfleet_operator.reconcile.compare import differences, mark_of, marked, projected
+from ghostfleet_operator.reconcile.compare import APPLIED_ANNOTATION, differences, mark_of, marked, projected
 from ghostfleet_operator.reconcile.store import Reader
 
 _Name = tuple[Kind, str]
@@ -69,6 +69,17 @@ class Children:
             elif correction := await self._ensure(child, reader, memory):
                 corrections.append(correction)
         return corrections
+
+    async def scale(self, deployment: Object, replicas: int, reader: Reader) -> None:
+        """Set the number of replicas of a Deployment of ours and leave the rest of it."""
+        if deployment["spec"].get("replicas") == replicas:
+            return
+        meta = deployment["metadata"]
+        names = {key: meta[key] for key in ("name", "namespace", "uid")}
+        # It is not what was applied any more, and the next whole one is no correction.
+        notes = {"annotations": {APPLIED_ANNOTATION: "scaled"}}
+        child = {"apiVersion": deployment["apiVersion"], "kind": deployment["kind"], "metadata": {**names, **notes}}
+        reader.wrote(await self._api.apply_scale({**child, "spec": {"replicas": replicas}}))
 
     async def prune(self, wanted: list[Child], reader: Reader, namespace: str, server: str, uid: str) -> None:
         """Delete children of ours that are no longer wanted; only what a live pass has just listed."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from ghostfleet_operator.kinds.meta import Condition, ConditionStatus, rfc3339
-from ghostfleet_operator.kinds.server import ServerStatus
+from ghostfleet_operator.kinds.server import ProfileStatus, ServerStatus
 from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import EVENT, KubeApi, KubeError, Object
 
@@ -50,11 +50,22 @@ def transitions(before: ServerStatus, after: ServerStatus) -> Iterator[Notice]:
             told.add(notice.reason)
             yield notice
     synced, last = after.profile, before.profile
+    yield from _steps(last, synced)
     if synced and synced.last_sync_time and (last is None or last.last_sync_time != synced.last_sync_time):
         revision = synced.desired.revision if synced.desired else 0
         pods = f"{synced.synced_replicas} Ready pods" if synced.synced_replicas != 1 else "the Ready pod"
         text = f"revision {revision} runs on {pods} after {synced.last_sync_duration}"
         yield Notice(Severity.NORMAL, "ProfileSynced", text)
+
+
+def _steps(before: ProfileStatus | None, after: ProfileStatus | None) -> Iterator[Notice]:
+    """A revision that begins to go from wave to wave, or comes to the next one."""
+    old, new = before.rollout if before else None, after.rollout if after else None
+    if new is None or (old and (old.revision, old.step) == (new.revision, new.step)):
+        return
+    text = f"revision {new.revision}, step {new.step} of {new.steps or '?'}: to {new.wave_replicas} pods"
+    is_next = old is not None and old.revision == new.revision
+    yield Notice(Severity.NORMAL, "ProfileRolloutStep" if is_next else "ProfileRolloutStarted", text)
 
 
 def _notice(condition: Condition) -> Notice | None:

@@ -18,6 +18,7 @@ from ghostfleet_operator.reconcile.api import (
     namespace_of,
 )
 from ghostfleet_operator.reconcile.store import Store, server_of
+from ghostfleet_operator.reconcile.trouble import trouble_of
 
 _USAGE_DELAY: Final = 0.5
 """Servers come and go in crowds; the count of a profile's users may be half a second late."""
@@ -106,5 +107,6 @@ def _pod_facts(pod: Object | None) -> tuple[Any, ...] | None:
         return None
     meta, status = pod["metadata"], pod.get("status") or {}
     restarts = [c.get("restartCount") for c in status.get("containerStatuses") or ()]
-    labels, ended = meta.get("labels"), meta.get("deletionTimestamp")
-    return meta.get("uid"), labels, ended, is_ready(pod), status.get("podIP"), status.get("phase"), restarts
+    labels, ended, ready = meta.get("labels"), meta.get("deletionTimestamp"), is_ready(pod)
+    trouble = None if ready else trouble_of(pod)
+    return meta.get("uid"), labels, ended, ready, status.get("podIP"), status.get("phase"), restarts, trouble

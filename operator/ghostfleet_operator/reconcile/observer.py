@@ -16,3 +16,6 @@ class WorkObserver(Protocol):
 
     def corrected(self, kind: str) -> None:
         """A child that somebody else had changed or deleted was put right."""
+
+    def rolled_back(self) -> None:
+        """A wave failed, and its document was taken back."""

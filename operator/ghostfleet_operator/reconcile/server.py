@@ -1,21 +1,23 @@
-"""One pass over one `SimulatedModelServer`."""
+"""One pass over one `SimulatedModelServer`: read, plan, apply, push, observe, report."""
 
 from __future__ import annotations
 
-import json
+import functools
 import random
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from datetime import datetime
-from http import HTTPStatus
-from typing import Any, Final
-
-import httpx
+from typing import Final
 
 from ghostfleet_operator.kinds.profile import ProfileResource, parse_profile
-from ghostfleet_operator.kinds.server import ProfileKind, ServerStatus, SimulatedModelServer, parse_server, parse_status
+from ghostfleet_operator.kinds.server import (
+    ProfileKind,
+    SimulatedModelServer,
+    parse_server,
+    parse_status,
+    replicas_of,
+)
+from ghostfleet_operator.plan.documents import truth_of
 from ghostfleet_operator.plan.kubernetes import (
-    DOCUMENT_KEY,
     Child,
     ChildNames,
     Options,
@@ -23,9 +25,10 @@ from ghostfleet_operator.plan.kubernetes import (
     endpoints_config_map,
     is_ours,
 )
-from ghostfleet_operator.plan.replicas import ServerPlan, plan
+from ghostfleet_operator.plan.replicas import plan_of
+from ghostfleet_operator.plan.waves import Truth, advance, due_in
+from ghostfleet_operator.reconcile.acknowledgements import Acknowledgements, Lanes
 from ghostfleet_operator.reconcile.api import (
-    CHILDREN,
     CONFIG_MAP,
     DEPLOYMENT,
     POD,
@@ -33,19 +36,21 @@ from ghostfleet_operator.reconcile.api import (
     SERVER,
     Conflict,
     Invalid,
+    Key,
     Kind,
     KubeApi,
-    KubeError,
-    Object,
 )
-from ghostfleet_operator.reconcile.children import ChildMemory, Children, Foreign
-from ghostfleet_operator.reconcile.events import Notice, Recorder, Severity, transitions
+from ghostfleet_operator.reconcile.children import Children, Foreign
+from ghostfleet_operator.reconcile.events import Notice, Recorder, Severity
 from ghostfleet_operator.reconcile.observer import WorkObserver
-from ghostfleet_operator.reconcile.pods import Acknowledgements, Pod, owned_pods
+from ghostfleet_operator.reconcile.passes import DECISIVE, EVERYTHING, Memory, Pass, Settings
+from ghostfleet_operator.reconcile.pods import Pod, owned_pods
+from ghostfleet_operator.reconcile.report import Reporter
 from ghostfleet_operator.reconcile.store import Reader, Store
 from ghostfleet_operator.reconcile.token import admin_token
 from ghostfleet_operator.resolve import FindProfile, Reason, Resolved, Unresolved, resolve
-from ghostfleet_operator.status import Observation, Obstacle, Workload, server_status
+from ghostfleet_operator.rollout import Send
+from ghostfleet_operator.status import Obstacle
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.problems import InvalidInput
 
@@ -53,86 +58,12 @@ _SPREAD: Final = 0.2
 _BLOCKED_SECONDS: Final = 15.0
 """A name in use by somebody else is in no watch of ours; it is looked at this often."""
 _LEFTOVER_SECONDS: Final = 2.0
-_LAGGING_SECONDS: Final = 1.0
-"""First wait before pods that did not acknowledge are pushed to again; doubled up to the usual round."""
-
-
-_ALL: Final = frozenset({SERVER, *PROFILES.values(), POD, *CHILDREN})
-_DECISIVE: Final = frozenset({SERVER, *PROFILES.values(), CONFIG_MAP})
+_WAVE_SECONDS: Final = 5.0
+"""How often the pods of a wave are asked at least."""
 
 
 class _Unconfirmed(Exception):
-    """A new revision would be given out on the word of watches, which may be behind; ask the API first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a reconciler is told once."""
-
-    simulator_image: str
-    key: bytes = field(repr=False)
-    """What admin tokens are derived from."""
-    image_pull_policy: str | None = None
-    image_pull_secrets: tuple[str, ...] = ()
-    observe_seconds: float = 30.0
-    """How often pods are asked what they run."""
-    resync_seconds: float = 300.0
-    """How often everything is read from the API itself."""
-    no_cluster_profiles: str | None = None
-    """Why no ClusterLatencyProfile can be used; None where they can."""
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is kept of a server between passes; all of it can be lost at any time."""
-
-    uid: str
-    pods: Acknowledgements
-    live_at: float = 0.0
-    children: ChildMemory = field(default_factory=ChildMemory)
-    floor: int = 0
-    """Revision that the next one must exceed, where pods hold other documents under the same number."""
-    lagging: int = 0
-    """Passes in a row that left a Ready pod behind."""
-
-
-@dataclass(slots=True)
-class _Pass:
-    """One pass under way, and what it learns."""
-
-    raw: Object
-    reader: Reader
-    memory: _Memory
-    kinds: Collection[Kind]
-    began: datetime
-    previous: ServerStatus
-    names: ChildNames
-    pods: list[Pod] = field(default_factory=list)
-    plan: ServerPlan | None = None
-    unresolved: Unresolved | None = None
-    obstacle: Obstacle | None = None
-    error: KubeError | None = None
-    delay: float | None = None
-
-    @property
-    def live(self) -> bool:
-        """Whether everything is read from the API itself."""
-        return self.kinds is _ALL
-
-    @property
-    def namespace(self) -> str:
-        """Namespace of the server."""
-        return str(self.raw["metadata"]["namespace"])
-
-    @property
-    def name(self) -> str:
-        """Name of the server."""
-        return str(self.raw["metadata"]["name"])
-
-    @property
-    def uid(self) -> str:
-        """UID of the server."""
-        return self.memory.uid
+    """Something would be given out to pods on the word of watches, which may be behind; ask the API first."""
 
 
 class ServerReconciler:
@@ -143,34 +74,42 @@ class ServerReconciler:
         *,
         api: KubeApi,
         store: Store,
-        client: httpx.AsyncClient,
+        send: Send,
         settings: Settings,
         recorder: Recorder,
         observer: WorkObserver,
+        add: Callable[[Key, float], None],
         clock: Callable[[], float],
         now: Callable[[], datetime],
         rng: random.Random,
     ) -> None:
         self._api = api
         self._store = store
-        self._client = client
+        self._lanes = Lanes(send)
         self._settings = settings
         self._recorder = recorder
         self._observer = observer
+        self._add = add
         self._clock = clock
         self._now = now
         self._rng = rng
         self._children = Children(api)
-        self._memories: dict[tuple[str, str], _Memory] = {}
+        self._reporter = Reporter(api=api, store=store, recorder=recorder, observer=observer, now=now)
+        self._memories: dict[tuple[str, str], Memory] = {}
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """One pass; seconds until the next one is due without any event, or None. Raises `KubeError`."""
         memory = self._memories.get((namespace, name))
         live = memory is None or self._clock() >= memory.live_at
         try:
-            return await self._pass(namespace, name, _ALL if live else ())
+            return await self._pass(namespace, name, EVERYTHING if live else ())
         except _Unconfirmed:
-            return await self._pass(namespace, name, _DECISIVE)
+            return await self._pass(namespace, name, DECISIVE)
+
+    def close(self) -> None:
+        """Break off the calls to pods that are under way."""
+        for memory in self._memories.values():
+            memory.pods.close()
 
     async def _pass(self, namespace: str, name: str, kinds: Collection[Kind]) -> float | None:
         """A pass that asks the API itself about `kinds` and takes the store's word for the others."""
@@ -178,15 +117,16 @@ class ServerReconciler:
         raw = await reader.get(SERVER, namespace, name)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
             # The children go by their owner references; there is nothing else to clean up.
-            self._memories.pop((namespace, name), None)
+            self._forget(namespace, name)
             return None
         uid, memory = raw["metadata"]["uid"], self._memories.get((namespace, name))
         if memory is None or memory.uid != uid:
-            memory = self._memories[namespace, name] = self._memory(uid)
-            if kinds is not _ALL:
-                return await self._pass(namespace, name, _ALL)
+            self._forget(namespace, name)
+            memory = self._memories[namespace, name] = Memory(uid, self._acknowledgements(namespace, name, uid))
+            if kinds is not EVERYTHING:
+                return await self._pass(namespace, name, EVERYTHING)
         names = ChildNames.of(name, uid)
-        run = _Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names)
+        run = Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names)
         try:
             await self._work(run)
         except (Conflict, Invalid):
@@ -195,7 +135,8 @@ class ServerReconciler:
             raise
         if run.live:
             memory.live_at = self._clock() + self._spread(self._settings.resync_seconds)
-        return min(run.delay or self._settings.resync_seconds, max(0.0, memory.live_at - self._clock()))
+        delay = self._settings.resync_seconds if run.delay is None else run.delay
+        return min(delay, max(0.0, memory.live_at - self._clock()))
 
     async def _reader(self, namespace: str, name: str, kinds: Collection[Kind]) -> Reader:
         """A reader that has the ConfigMap already.
@@ -207,10 +148,11 @@ class ServerReconciler:
         await reader.get(CONFIG_MAP, namespace, ChildNames.of(name, "").config)
         return reader
 
-    async def _work(self, run: _Pass) -> None:
+    async def _work(self, run: Pass) -> None:
+        run.truth = await self._truth(run)
+        wave = run.truth.canary.members if run.truth and run.truth.canary else {}
         run.pods = owned_pods(await run.reader.of_server(POD, run.namespace, run.name), run.names.deployment)
-        await run.memory.pods.refresh(run.pods)
-        current = await self._current(run)
+        await run.memory.pods.refresh(run.pods, wave, _WAVE_SECONDS)
         # The status counts by it, and a process that has just started may not have heard of it yet.
         await run.reader.get(DEPLOYMENT, run.namespace, run.names.deployment)
         try:
@@ -218,23 +160,22 @@ class ServerReconciler:
             resolved = resolve(server, await self._profiles(run, server))
         except InvalidInput as error:
             run.obstacle = Obstacle.invalid(error)
-            await self._keep(run, current)
+            await self._keep(run)
         except Unresolved as error:
             run.unresolved = error
-            await self._keep(run, current)
+            await self._keep(run)
         else:
-            await self._make(run, resolved, current)
-        await self._report(run)
+            await self._make(run, resolved)
+        await self._reporter.report(run)
         if run.error:
             raise run.error
 
-    async def _make(self, run: _Pass, resolved: Resolved, current: Document | None) -> None:
+    async def _make(self, run: Pass, resolved: Resolved) -> None:
         """Plan, apply, push."""
-        memory, desired = run.memory, run.previous.profile.desired if run.previous.profile else None
-        floor = max(memory.floor, memory.pods.highest_revision(run.pods), desired.revision if desired else 0)
-        run.plan = plan(resolved, current, floor)
-        if not run.kinds and (current is None or current.revision != run.plan.revision):
+        truth = self._advanced(run, run.truth, resolved, run.began)
+        if not run.kinds and truth != run.truth:
             raise _Unconfirmed
+        run.plan = plan_of(resolved, truth)
         options = Options(
             simulator_image=self._settings.simulator_image,
             token=admin_token(self._settings.key, run.uid),
@@ -242,20 +183,38 @@ class ServerReconciler:
             image_pull_secrets=self._settings.image_pull_secrets,
         )
         wanted = children(run.plan, options)
-        wanted.append(endpoints_config_map(run.plan, memory.pods.replicas(run.pods)))
-        if foreign := await self._children.foreign(wanted, run.reader, memory.uid):
+        wanted.append(endpoints_config_map(run.plan, run.replicas))
+        if foreign := await self._children.foreign(wanted, run.reader, run.uid):
             run.obstacle, run.delay = self._blocked(foreign)
-            await self._unplan(run)
-            return
-        if error := await self._apply(run, wanted):
+        elif error := await self._apply(run, wanted):
             run.obstacle = Obstacle("WriteFailed", str(error), permanent=False)
-            await self._unplan(run)
+        if run.obstacle:
+            # A document that could not be given out has no revision yet: nobody may count on it.
+            run.truth = await self._truth(run)
+            run.plan = run.plan if truth == run.truth else None
             return
+        run.truth = truth
         if run.live:
-            await self._children.prune(wanted, run.reader, run.namespace, run.name, memory.uid)
-        await self._deliver(run, run.plan.document)
+            await self._children.prune(wanted, run.reader, run.namespace, run.name, run.uid)
+        await self._deliver(run, truth)
+        now = self._now()
+        if self._advanced(run, truth, resolved, now) != truth:
+            run.delay = 0.0
+        elif (due := due_in(truth, resolved.server.spec.rollout, now)) is not None:
+            run.delay = due if run.delay is None else min(due, run.delay)
 
-    async def _apply(self, run: _Pass, wanted: list[Child]) -> Invalid | None:
+    def _advanced(self, run: Pass, truth: Truth | None, resolved: Resolved, now: datetime) -> Truth:
+        desired, workload = run.previous.profile and run.previous.profile.desired, self._reporter.workload(run)
+        return advance(
+            truth,
+            resolved,
+            run.replicas,
+            floor=desired.revision if desired else 0,
+            settled=workload is None or workload.settled,
+            now=now,
+        )
+
+    async def _apply(self, run: Pass, wanted: list[Child]) -> Invalid | None:
         """Bring children to what is wanted; why the API refused one, if it did."""
         try:
             corrections = await self._children.ensure(wanted, run.reader, run.memory.children, live=run.live)
@@ -268,46 +227,40 @@ class ServerReconciler:
             await self._recorder.emit(run.raw, Notice(Severity.NORMAL, "DriftCorrected", text))
         return None
 
-    async def _unplan(self, run: _Pass) -> None:
-        """Drop a plan whose document could not be given out: its revision was never used, so nobody may count on it."""
-        if run.plan and run.plan.document != await self._current(run):
-            run.plan = None
-
-    async def _keep(self, run: _Pass, current: Document | None) -> None:
-        """Without a plan what runs stays as it is: its pods go on with the last document, and are told of."""
-        if current is None:
+    async def _keep(self, run: Pass) -> None:
+        """Without a plan what runs stays as it is: its pods go on with the last documents, and are told of. How many
+        of them there should be is clear all the same."""
+        if run.truth is None:
             run.delay = self._spread(self._settings.observe_seconds)
             return
-        endpoints = [endpoints_config_map(run, run.memory.pods.replicas(run.pods))]
+        endpoints = [endpoints_config_map(run, run.replicas)]
         if not await self._children.foreign(endpoints, run.reader, run.uid):
             await self._apply(run, endpoints)
-        await self._deliver(run, current)
+        run.scale = replicas_of(run.raw)
+        deployment = await run.reader.get(DEPLOYMENT, run.namespace, run.names.deployment)
+        if run.scale is not None and deployment is not None and is_ours(deployment, run.uid):
+            await self._children.scale(deployment, run.scale, run.reader)
+        await self._deliver(run, run.truth)
 
-    async def _deliver(self, run: _Pass, document: Document) -> None:
-        memory, pods = run.memory, run.pods
-        await memory.pods.deliver(pods, document)
-        memory.floor = 0
-        if memory.pods.refused_same_revision(pods, document):
-            memory.floor = (document.revision or 0) + 1
+    async def _deliver(self, run: Pass, truth: Truth) -> None:
+        def due_of(pod: Pod) -> Document | None:
+            return truth.due(pod.name, pod.file)
+
+        await run.memory.pods.deliver(run.pods, due_of)
         rounds = self._settings.observe_seconds
-        if any(pod.reachable and not memory.pods.runs(pod, document) for pod in pods):
-            rounds = min(rounds, _LAGGING_SECONDS * 2.0 ** min(memory.lagging, 10))
-            memory.lagging += 1
-        else:
-            memory.lagging = 0
-        run.delay = self._spread(rounds) if pods else None
+        if truth.canary:
+            rounds = min(rounds, _WAVE_SECONDS)
+        if run.pods:
+            run.delay = self._spread(rounds)
+            lagging = run.memory.pods.next_due(run.pods, due_of)
+            run.delay = run.delay if lagging is None else min(run.delay, lagging)
 
-    async def _current(self, run: _Pass) -> Document | None:
-        """The document that was last given out, if the ConfigMap is ours and still holds one."""
+    async def _truth(self, run: Pass) -> Truth | None:
+        """What the ConfigMap holds, if it is ours and can be read."""
         found = await run.reader.get(CONFIG_MAP, run.namespace, run.names.config)
-        if found is None or not is_ours(found, run.uid):
-            return None
-        try:
-            return Document.parse(json.loads((found.get("data") or {}).get(DOCUMENT_KEY, "")))
-        except (InvalidInput, ValueError):
-            return None
+        return truth_of(found) if found is not None and is_ours(found, run.uid) else None
 
-    async def _profiles(self, run: _Pass, server: SimulatedModelServer) -> FindProfile:
+    async def _profiles(self, run: Pass, server: SimulatedModelServer) -> FindProfile:
         reference, reason = server.spec.profile_ref, self._settings.no_cluster_profiles
         if reference is None:
             return lambda _kind, _name: None
@@ -330,67 +283,21 @@ class ServerReconciler:
             return Obstacle("WaitingForDeletion", text, permanent=False), self._spread(_LEFTOVER_SECONDS)
         return Obstacle.name_conflict(foreign.kind, foreign.name), self._spread(_BLOCKED_SECONDS)
 
-    async def _report(self, run: _Pass) -> None:
-        """Write the status where it changed, and tell what deserves an Event."""
-        deployment = self._store.get(DEPLOYMENT, run.namespace, run.names.deployment)
-        ours = deployment is not None and is_ours(deployment, run.uid)
-        status = server_status(
-            Observation(
-                namespace=run.namespace,
-                name=run.name,
-                generation=run.raw["metadata"]["generation"],
-                now=self._now(),
-                previous=run.previous,
-                began=run.began,
-                plan=run.plan,
-                unresolved=run.unresolved,
-                obstacle=run.obstacle,
-                workload=Workload.of(deployment) if deployment and ours else None,
-                replicas=run.memory.pods.replicas(run.pods),
-            )
-        )
-        if status == run.raw.get("status"):
-            return
-        await self._write_status(run, status)
-        after = parse_status({"status": status})
-        for notice in transitions(run.previous, after):
-            await self._recorder.emit(run.raw, notice)
-        self._observe_sync(run.previous, after)
-
-    async def _write_status(self, run: _Pass, status: dict[str, Any]) -> None:
-        body = {
-            "apiVersion": SERVER.api_version,
-            "kind": SERVER.name,
-            "metadata": {
-                "name": run.name,
-                "namespace": run.namespace,
-                "uid": run.uid,
-                # A status made from an older spec or status would only have to be mended.
-                "resourceVersion": run.raw["metadata"]["resourceVersion"],
-            },
-            "status": status,
-        }
-        try:
-            self._store.see(await self._api.apply_status(body))
-        except KubeError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-            self._store.forget(SERVER, run.namespace, run.name, run.uid)
-
-    def _observe_sync(self, before: ServerStatus, after: ServerStatus) -> None:
-        synced, last = after.profile, before.profile
-        if synced and synced.last_sync_duration and synced.last_sync_time != (last.last_sync_time if last else None):
-            self._observer.synced(float(synced.last_sync_duration.removesuffix("s")))
-
-    def _memory(self, uid: str) -> _Memory:
-        acknowledgements = Acknowledgements(
-            client=self._client,
+    def _acknowledgements(self, namespace: str, name: str, uid: str) -> Acknowledgements:
+        return Acknowledgements(
+            lanes=self._lanes,
             token=admin_token(self._settings.key, uid),
             clock=self._clock,
             observer=self._observer,
-            fresh_seconds=self._settings.observe_seconds * (1 - _SPREAD) * 0.9,
+            rng=self._rng,
+            observe_seconds=self._settings.observe_seconds,
+            wake=functools.partial(self._add, Key(SERVER, namespace, name), 0.0),
         )
-        return _Memory(uid, acknowledgements)
+
+    def _forget(self, namespace: str, name: str) -> None:
+        memory = self._memories.pop((namespace, name), None)
+        if memory:
+            memory.pods.close()
 
     def _spread(self, seconds: float) -> float:
         return seconds * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)

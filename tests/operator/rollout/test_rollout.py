@@ -137,6 +137,27 @@ async def test_a_server_that_says_yes_but_runs_something_else_is_not_in_sync() -
     assert "sha256:other" in ack.reason
 
 
+async def test_a_server_that_says_yes_and_never_applies_is_found_out() -> None:
+    new = document(2)
+
+    def respond(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, object]:
+        said = {"revision": 2, "hash": new.hash} if method == "PUT" else {"revision": 1, "hash": "sha256:old"}
+        return 200, said
+
+    async with serving(respond) as url:
+        ack = await one_push(url, new)
+    assert (ack.revision, ack.hash) == (1, "sha256:old")
+    assert str(ack.reason).startswith("said yes, but runs revision 1 with hash sha256:old")
+
+
+async def test_what_ended_badly_is_counted() -> None:
+    requests = {"stop": 5, "length": 2, "abort": 1, "error": 1, "fault": 3, "promptTokens": 900}
+    state = {"revision": 1, "hash": "sha256:x", "requests": requests}
+    async with serving(lambda *_: (200, state)) as url, admin_client() as client:
+        (ack,) = await observe([Target("pod", url, "")], client=client)
+    assert (ack.requests, ack.errors) == (12, 4)
+
+
 @pytest.mark.parametrize(
     "answer", [(200, {}), (200, []), (200, {"revision": True, "hash": "x"}), (200, {"revision": 1})]
 )
@@ -156,7 +177,7 @@ async def test_a_connection_that_breaks_is_tried_again() -> None:
     async with serving(flaky) as url:
         ack = await one_push(url, document(2))
     assert ack.reason is None
-    assert len(calls) == 3
+    assert calls == ["/admin/config"] * 3 + ["/admin/state"]
 
 
 async def test_nobody_listening_is_unreachable_and_does_not_stop_the_others() -> None:

@@ -1,0 +1,101 @@
+"""What a pass over one server is told, what it remembers of earlier ones, and what it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from ghostfleet_operator.kinds.server import ServerStatus
+from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.observed import Replica
+from ghostfleet_operator.plan.replicas import ServerPlan
+from ghostfleet_operator.plan.waves import Truth
+from ghostfleet_operator.reconcile.acknowledgements import Acknowledgements
+from ghostfleet_operator.reconcile.api import CHILDREN, CONFIG_MAP, POD, PROFILES, SERVER, Kind, KubeError, Object
+from ghostfleet_operator.reconcile.children import ChildMemory
+from ghostfleet_operator.reconcile.pods import Pod
+from ghostfleet_operator.reconcile.store import Reader
+from ghostfleet_operator.resolve import Unresolved
+from ghostfleet_operator.status import Obstacle
+
+EVERYTHING: Final = frozenset({SERVER, *PROFILES.values(), POD, *CHILDREN})
+"""Kinds that are read from the API itself now and then."""
+DECISIVE: Final = frozenset({SERVER, *PROFILES.values(), CONFIG_MAP})
+"""Kinds that are read from the API itself before anything is given out to pods."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a reconciler is told once."""
+
+    simulator_image: str
+    key: bytes = field(repr=False)
+    """What admin tokens are derived from."""
+    image_pull_policy: str | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    observe_seconds: float = 30.0
+    """How often pods are asked what they run."""
+    resync_seconds: float = 300.0
+    """How often everything is read from the API itself."""
+    no_cluster_profiles: str | None = None
+    """Why no ClusterLatencyProfile can be used; None where they can."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is kept of a server between passes; all of it can be lost at any time."""
+
+    uid: str
+    pods: Acknowledgements
+    live_at: float = 0.0
+    children: ChildMemory = field(default_factory=ChildMemory)
+
+
+@dataclass(slots=True)
+class Pass:
+    """One pass under way, and what it learns."""
+
+    raw: Object
+    reader: Reader
+    memory: Memory
+    kinds: Collection[Kind]
+    began: datetime
+    previous: ServerStatus
+    names: ChildNames
+    pods: list[Pod] = field(default_factory=list)
+    truth: Truth | None = None
+    """What the ConfigMap holds."""
+    plan: ServerPlan | None = None
+    unresolved: Unresolved | None = None
+    obstacle: Obstacle | None = None
+    scale: int | None = None
+    """Replicas that are wanted where there is no plan."""
+    error: KubeError | None = None
+    delay: float | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether everything is read from the API itself."""
+        return self.kinds is EVERYTHING
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the server."""
+        return str(self.raw["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        """Name of the server."""
+        return str(self.raw["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        """UID of the server."""
+        return self.memory.uid
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The pods with what they said last."""
+        return self.memory.pods.replicas(self.pods)
