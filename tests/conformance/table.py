@@ -71,11 +71,17 @@ ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
         "hash vectors of sha256 and sha256_cbor",
         _ENGINE + "test_hashing.py::test_the_hashes_of_counting_tokens_are_those_of_vllm",
     ),
+    (
+        "4",
+        "hash vectors of all four algorithms with a seed and a salt",
+        _ENGINE + "test_hash_vectors.py::test_the_hashes_are_those_of_vllm",
+    ),
     ("4", "seeds, versions and extra keys of hashes", _ENGINE + "test_hashing.py"),
     ("4", "order of the free queue, eviction", _ENGINE + "test_blocks.py"),
     ("5", "budget, order, admission, preemption, priority, thresholds", _ENGINE + "test_scheduler.py"),
     ("5", "the whole against a naive model of it", _ENGINE + "test_scheduler_machine.py"),
     ("5", "a prompt that was there costs less; the urgent overtake", _PROTOCOL + "test_scheduling.py"),
+    ("5", "nobody starves, whatever the policy", _ENGINE + "test_starvation.py::test_no_sequence_starves"),
     ("6", "log of a start, sockets, signals, drain and abort", _PROTOCOL + "test_lifecycle.py"),
 )
 """Section, statement, and the test or file of tests that shows it."""

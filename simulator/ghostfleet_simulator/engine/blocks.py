@@ -36,6 +36,8 @@ class BlockPool:
         """The block with a hash that has had it for the longest time."""
         self._copies: dict[bytes, list[int]] = {}
         """Further blocks with the same hash, the oldest first."""
+        self.forgotten = 0
+        """How often a block lost its hash: while this stays the same, what was found is still there."""
 
     @property
     def free(self) -> int:
@@ -116,12 +118,14 @@ class BlockPool:
             return False
         for memory in (self._hash_of, self._block_with, self._copies):
             memory.clear()
+        self.forgotten += 1
         return True
 
     def _forget(self, block: int) -> None:
         block_hash = self._hash_of.pop(block, None)
         if block_hash is None:
             return
+        self.forgotten += 1
         copies = self._copies.get(block_hash)
         if copies is None:
             del self._block_with[block_hash]

@@ -17,18 +17,24 @@ class PrefixCache:
         self._pool = pool
         self._hasher = hasher
         self._block_size = block_size
+        self._asked: Sequence | None = None
+        self._found: list[int] = []
+        """What was found last, for `_asked`; a queue's head is asked for in every pass until there is room for it."""
+        self._forgotten = 0
+        """`BlockPool.forgotten` then."""
 
     def find(self, seq: Sequence) -> list[int]:
         """The blocks that hold the beginning of `seq`; never its last token, which has to be computed."""
         hashes, following, find = seq.block_hashes, self._hasher.following, self._pool.find
-        known = len(hashes)
-        blocks: list[int] = []
-        for index in range((seq.num_tokens - 1) // self._block_size):
+        if seq is not self._asked or self._pool.forgotten != self._forgotten:
+            self._asked, self._found, self._forgotten = seq, [], self._pool.forgotten
+        known, blocks = len(hashes), self._found
+        for index in range(len(blocks), (seq.num_tokens - 1) // self._block_size):
             block = find(hashes[index] if index < known else following(seq))
             if block is None:
                 break
             blocks.append(block)
-        return blocks
+        return blocks.copy()
 
     def store(self, seq: Sequence, tokens: int) -> None:
         """Have the full blocks that hold the first `tokens` tokens of `seq` found from now on."""

@@ -198,7 +198,9 @@ class Scheduler:
         need = self._blocks_for(tokens) - len(seq.blocks)
         preempted: list[Sequence] = []
         while seq.status is Status.RUNNING and need > self.pool.free:
-            victim = max(self.running, key=_urgency) if self._by_priority else next(reversed(self.running))
+            # Of equals vLLM takes the first in its list; two can then take turns in losing all they have, for ever.
+            latest = reversed(self.running)
+            victim = max(latest, key=_urgency) if self._by_priority else next(latest)
             self._preempt(victim)
             preempted.append(victim)
         if seq.status is Status.RUNNING and need > 0:

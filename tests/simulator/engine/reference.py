@@ -221,7 +221,7 @@ class Reference:
         preempted: list[str] = []
         while request in self.running and self._blocks(tokens) - len(request.blocks) > len(self.free):
             if self.rules.by_priority:
-                victim = max(self.running, key=lambda r: (r.priority, r.arrival))
+                victim = max(reversed(self.running), key=lambda r: (r.priority, r.arrival))
             else:
                 victim = self.running[-1]
             self._preempt(victim)
