@@ -75,6 +75,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     found = []
     for item in error.errors(include_url=False):
         location, message = item["loc"], item["msg"]
+        if item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]:
+            continue  # pydantic counts only the items that are valid; those that are not are told of themselves
         if item["type"] == "extra_forbidden":
             known = _known_fields(model, location)
             guess = nearest(str(location[-1]), known)

@@ -16,7 +16,9 @@ from pydantic import BaseModel
 Schema = dict[str, Any]
 
 _LIST_KEYS: Final = {"conditions": ["type"], "failures": ["type", "name"], "imagePullSecrets": ["name"]}
-"""Lists that are merged by keys; every other one is replaced as a whole."""
+"""Lists that are merged by keys."""
+_SETS: Final = ("match.models", "match.endpoints")
+"""Lists of which each value is there once, in any order; every other one is replaced as a whole."""
 
 _INT32: Final = 2**31 - 1
 _INT64: Final = 2**63 - 1
@@ -98,7 +100,7 @@ class _Converter:
         return {
             **_kept(raw, _KEPT),
             "items": _unnamed(self.convert(raw["items"], f"{path}[]")),
-            "x-kubernetes-list-type": "map" if keys else "atomic",
+            "x-kubernetes-list-type": "map" if keys else "set" if path.endswith(_SETS) else "atomic",
             **({"x-kubernetes-list-map-keys": list(keys)} if keys else {}),
         }
 

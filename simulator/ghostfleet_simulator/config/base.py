@@ -50,7 +50,7 @@ def _no_boolean(value: object) -> object:
 Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Switch = Annotated[bool, Field(strict=True)]
 """On or off; as a flag `--name` and `--no-name`."""
-Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[^\s\x00]+$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[^\x00-\x20\x7f]+$")]
 Port = Annotated[Whole, Field(ge=1, le=65535)]
 
 

@@ -43,7 +43,9 @@ class Http(Settings):
     disable_fastapi_docs: Annotated[Switch, Flag("disable-fastapi-docs")] = False
     """Serve neither `/docs` nor `/redoc` nor `/openapi.json`."""
 
-    root_path: Annotated[str, StringConstraints(max_length=1024, pattern=r"^(/[^\s?#]*)?$"), Flag("root-path")] = ""
+    root_path: Annotated[
+        str, StringConstraints(max_length=1024, pattern=r"^(/[^\x00-\x20\x7f?#]*)?$"), Flag("root-path")
+    ] = ""
     """Path under which a proxy shows the API; routes are found with and without it."""
 
     allowed_origins: Annotated[_Words, Flag("allowed-origins")] = ("*",)

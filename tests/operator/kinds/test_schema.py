@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,107 +14,27 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
-from tests.operator.objects import raw_cluster_profile, raw_profile, raw_server
+from tests.operator.objects import raw_server
+from tests.operator.schemas import (
+    LATER,
+    PARSERS,
+    SCHEMAS,
+    SPECS,
+    VALIDATORS,
+    dotted,
+    mended,
+    mutants,
+    parsed,
+    problems,
+    strict,
+    written,
+)
 
-from ghostfleet_operator.kinds import API_VERSION, parse_profile, parse_server, parse_status
-from ghostfleet_operator.kinds.crd import KINDS, openapi
+from ghostfleet_operator.kinds import API_VERSION, parse_server, parse_status
 from ghostfleet_operator.kinds.schema import NoSchemaError, Schema, structural
 from ghostfleet_operator.kinds.server import LONGEST_NAME, NAME_PATTERN
-from ghostfleet_simulator.problems import InvalidInput
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-SCHEMAS = {kind.name: openapi(kind) for kind in KINDS}
-FRAMES = {found["kind"]: found for found in (raw_server(), raw_profile(), raw_cluster_profile())}
-PARSERS = dict.fromkeys(FRAMES, parse_profile) | {"SimulatedModelServer": parse_server}
-
-
-def strict(schema: Schema) -> Schema:
-    """A structural schema as a JSON schema that refuses what strict field validation of the API server refuses."""
-    plain = {key: value for key, value in schema.items() if not key.startswith("x-") and key != "description"}
-    if schema.get("x-kubernetes-int-or-string"):
-        plain["type"] = ["integer", "string"]
-    if "properties" in plain:
-        plain["properties"] = {name: strict(field) for name, field in plain["properties"].items()}
-        plain["additionalProperties"] = False
-    elif "additionalProperties" in plain:
-        plain["additionalProperties"] = strict(plain["additionalProperties"])
-    if "items" in plain:
-        plain["items"] = strict(plain["items"])
-    return plain
-
-
-VALIDATORS = {
-    name: jsonschema.Draft7Validator(strict(schema["properties"]["spec"])) for name, schema in SCHEMAS.items()
-}
-
-
-def texts(schema: Schema) -> st.SearchStrategy[str]:
-    """Strings that satisfy the pattern and the lengths of a schema."""
-    if "pattern" not in schema:
-        return st.text(min_size=schema.get("minLength", 0), max_size=min(schema["maxLength"], 20))
-    pattern = re.compile(schema["pattern"])
-    found = st.from_regex(schema["pattern"], fullmatch=True, alphabet=st.characters(codec="ascii"))
-    return found.filter(lambda text: len(text) <= schema["maxLength"] and bool(pattern.fullmatch(text)))
-
-
-def instances(schema: Schema) -> st.SearchStrategy[Any]:
-    """Values that a structural schema accepts, the small and usual ones first."""
-    if "enum" in schema:
-        return st.sampled_from(schema["enum"])
-    if schema.get("x-kubernetes-int-or-string"):
-        return st.one_of(st.integers(0, 10_000), texts(schema))
-    return MAKERS[schema["type"]](schema)
-
-
-def objects(schema: Schema) -> st.SearchStrategy[Any]:
-    """Maps, or objects with all of the required fields and some of the others."""
-    if "additionalProperties" in schema:
-        keys = st.sampled_from(["app", "llm-d.ai/role", "example.com/a.b-c"])
-        return st.dictionaries(keys, instances(schema["additionalProperties"]), max_size=3)
-    required = set(schema.get("required", []))
-    fields = {name: instances(field) for name, field in schema["properties"].items()}
-    return st.fixed_dictionaries(
-        {name: value for name, value in fields.items() if name in required},
-        optional={name: value for name, value in fields.items() if name not in required},
-    )
-
-
-MAKERS: dict[str, Callable[[Schema], st.SearchStrategy[Any]]] = {
-    "boolean": lambda _: st.booleans(),
-    "integer": lambda schema: st.integers(schema["minimum"], schema.get("maximum", 2**31 - 1)),
-    "string": texts,
-    "array": lambda schema: st.lists(
-        instances(schema["items"]), min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 3)
-    ),
-    "object": objects,
-}
-
-
-def specs(kind: str) -> st.SearchStrategy[Any]:
-    """Specs that satisfy the schema of a kind, and for a server its rules about profile and cache."""
-    found = instances(SCHEMAS[kind]["properties"]["spec"])
-    if kind != "SimulatedModelServer":
-        return found
-
-    def fitting(spec: dict[str, Any], inline: bool) -> dict[str, Any]:
-        spec.pop("profileRef" if inline else "profile", None)
-        spec.setdefault("profile" if inline else "profileRef", {} if inline else {"name": "p"})
-        spec["model"]["maxModelLen"] = min(spec["model"].get("maxModelLen", 100), 100)
-        spec["kvCache"] = {"blocks": 100, **spec.get("kvCache", {})}
-        return spec
-
-    return st.builds(fitting, found, st.booleans())
-
-
-SPECS = {kind: specs(kind) for kind in SCHEMAS}
-
-
-def wrapped(kind: str, spec: Any) -> dict[str, Any]:
-    return FRAMES[kind] | {"spec": spec}
-
-
-def parsed(kind: str, spec: Any) -> Any:
-    return PARSERS[kind](wrapped(kind, spec))
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
@@ -124,47 +43,51 @@ def parsed(kind: str, spec: Any) -> Any:
 def test_what_the_model_writes_the_schema_accepts_and_the_model_reads_back(kind: str, data: st.DataObject) -> None:
     spec = data.draw(SPECS[kind])
     VALIDATORS[kind].validate(spec)
-    try:
-        found = parsed(kind, spec)
-    except InvalidInput:
-        assume(False)  # a rule across fields that the schema does not know
-    written = found.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    VALIDATORS[kind].validate(written)
-    assert parsed(kind, written).spec == found.spec
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths of everything inside a value, and of itself."""
-    yield path
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield from places(child, (*path, key))
-
-
-WRONG = (None, True, -1, 0, 2**70, 1.5, "", "x" * 5000, "-3ms", "5 parsec", "Nothing", [], {}, {"x": 1}, [[]], "5")
+    found = parsed(kind, mended(kind, spec))
+    VALIDATORS[kind].validate(written(found))
+    assert parsed(kind, written(found)) == found
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
 @given(data=st.data())
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
-def test_what_the_schema_refuses_the_model_refuses(kind: str, data: st.DataObject) -> None:
-    spec = copy.deepcopy(data.draw(SPECS[kind]))
-    path = data.draw(st.sampled_from(list(places(spec))))
-    wrong = data.draw(st.sampled_from(WRONG))
-    holder = {"spec": spec}
-    for key in ("spec", *path)[:-1]:
-        holder = holder[key]
-    last = ("spec", *path)[-1]
-    if isinstance(wrong, dict) and isinstance(holder[last], dict):
-        holder[last] |= {"surplus": 1}
-    else:
-        holder[last] = wrong
-    spec = wrong if not path else spec
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_the_schema_refuses_the_model_refuses_with_the_path(kind: str, data: st.DataObject) -> None:
+    spec, path = data.draw(mutants(kind))
     assume(not VALIDATORS[kind].is_valid(spec))
-    # The API server drops nulls before it validates; so does a model where the field may be left out.
-    assume(wrong is not None)
-    with pytest.raises(InvalidInput):
-        parsed(kind, spec)
+    told = [problem.path for problem in problems(kind, spec)]
+    place = dotted(path)
+    assert any(found.startswith(place) or place.startswith(found) for found in told), (place, told)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_the_schema_accepts_and_the_model_refuses_breaks_a_rule_that_is_told(
+    kind: str, data: st.DataObject
+) -> None:
+    """A rule of the API server's at that place, or one of those that the reference lists as the operator's."""
+    spec = data.draw(SPECS[kind])
+    for problem in problems(kind, spec):
+        place = re.sub(r"\[\d+\]", "[]", problem.path)
+        assert any(rule.covers(problem) for rule in LATER[kind]) or place in ruled_places(SCHEMAS[kind]), problem
+
+
+def ruled_places(schema: Schema) -> set[str]:
+    """Paths that a rule of the API server's may be about: the schema that has it, and the fields that it names."""
+    found = set()
+    for path, part in placed(schema, ""):
+        for rule in part.get("x-kubernetes-validations", ()):
+            names = re.findall(r"self((?:\.[a-zA-Z][a-zA-Z0-9]*)+)\b(?!\()", rule["rule"])
+            found |= {path, *(f"{path}{name}" for name in names)}
+    return found
+
+
+def placed(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
+    yield path, schema
+    for name, field in schema.get("properties", {}).items():
+        yield from placed(field, f"{path}.{name}" if path else name)
+    if "items" in schema:
+        yield from placed(schema["items"], f"{path}[]")
 
 
 def every(schema: Schema) -> Iterator[Schema]:
@@ -189,7 +112,7 @@ def test_schemas_are_structural_and_bounded(kind: str) -> None:
         assert part["type"] in ("object", "array", "string", "integer", "boolean")
         if part["type"] == "array":
             assert part["maxItems"]
-            assert part["x-kubernetes-list-type"] in ("atomic", "map")
+            assert part["x-kubernetes-list-type"] in ("atomic", "map", "set")
             for key in part.get("x-kubernetes-list-map-keys", []):
                 assert key in part["items"]["required"] or "default" in part["items"]["properties"][key]
         if part["type"] == "integer":
