@@ -102,23 +102,18 @@ class RequestPacer(Pacer):
 
     def join(self, sequences: list[Sequence]) -> None:
         """Set when the next token of each is due."""
-        timer, slots, times = self._timer, self._slots, self._times
-        if not self._phases:
-            running = len(self._scheduler.running)
-            for seq in sequences:
-                seq.due_us += timer.gap_us(running)
-                self._schedule(seq)
-            return
-        gap_us, slot_us = timer.constant_gap_us or 0, -1
+        timer, phases, tick_us, slots, times = self._timer, self._phases, self._tick_us, self._slots, self._times
+        constant_us, running = timer.constant_gap_us, len(self._scheduler.running)
+        last_us = -1
         append: Callable[[Sequence], None]
         for seq in sequences:
-            due_us = seq.due_us = seq.slot_us = seq.due_us + gap_us
-            if due_us != slot_us:
-                slot_us = due_us
-                slot = slots.get(due_us)
+            due_us = seq.due_us = seq.due_us + (timer.gap_us(running) if constant_us is None else constant_us)
+            at_us = seq.slot_us = due_us if phases else -(-due_us // tick_us) * tick_us
+            if at_us != last_us:
+                last_us, slot = at_us, slots.get(at_us)
                 if slot is None:
-                    slot = slots[due_us] = []
-                    heappush(times, due_us)
+                    slot = slots[at_us] = []
+                    heappush(times, at_us)
                 append = slot.append
             append(seq)
 
