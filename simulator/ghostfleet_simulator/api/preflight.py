@@ -111,6 +111,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
         cache_salt=request.cache_salt,
         # What is found in the cache is not computed, and so has no logprobs.
         reads_prefix_cache=details.prompt_logprobs is None,
+        remote_prefill=prefilled_elsewhere(request.kv_transfer_params),
         rejection=_late(request, facts, headers, [token_ids]),
     )
 
@@ -153,6 +154,7 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
         cache_salt=request.cache_salt,
         # What is found in the cache is not computed, and so has no logprobs.
         reads_prefix_cache=details.prompt_logprobs is None,
+        remote_prefill=prefilled_elsewhere(request.kv_transfer_params),
         rejection=_late(request, facts, headers, tokens),
     )
 
@@ -328,6 +330,11 @@ def _priority(request: GenerationRequest, headers: Mapping[str, str]) -> int:
         return int(headers.get("x-vllm-priority", request.priority))
     except ValueError:
         return request.priority
+
+
+def prefilled_elsewhere(kv_transfer_params: Any) -> bool:
+    """Whether a request says that another server computed its prompt."""
+    return isinstance(kv_transfer_params, Mapping) and bool(kv_transfer_params.get("do_remote_prefill"))
 
 
 def asked_rank(headers: Mapping[str, str]) -> int | None:

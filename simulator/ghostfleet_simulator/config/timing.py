@@ -55,6 +55,20 @@ class SimpleTiming(Settings):
     prefill_time_std_dev: Annotated[Duration, Flag("prefill-time-std-dev")] = Duration(0)
     """Standard deviation of the prefill time."""
 
+    kv_cache_transfer_latency: Annotated[Duration, Flag("kv-cache-transfer-latency")] = Duration(0)
+    """Time to the first token of a request whose prompt was computed elsewhere (`do_remote_prefill` in its
+    `kv_transfer_params`); the load has no part in it."""
+
+    kv_cache_transfer_latency_std_dev: Annotated[Duration, Flag("kv-cache-transfer-latency-std-dev")] = Duration(0)
+    """Standard deviation of `kvCacheTransferLatency`, at most 30 % of it."""
+
+    kv_cache_transfer_time_per_token: Annotated[Duration, Flag("kv-cache-transfer-time-per-token")] = Duration(0)
+    """In its place: time that each prompt token takes; `latencyCalculator` chooses as for the time to the first
+    token."""
+
+    kv_cache_transfer_time_std_dev: Annotated[Duration, Flag("kv-cache-transfer-time-std-dev")] = Duration(0)
+    """Standard deviation of that time."""
+
     time_factor_under_load: Annotated[Factor, Flag("time-factor-under-load")] = Factor.parse(1)
     """Factor on the times when `maxNumSeqs` sequences run; 1 with one sequence and linear in between. At least 1."""
 
@@ -66,6 +80,11 @@ class SimpleTiming(Settings):
         for mean, deviation, path in (
             (self.time_to_first_token, self.time_to_first_token_std_dev, "timeToFirstTokenStdDev"),
             (self.inter_token_latency, self.inter_token_latency_std_dev, "interTokenLatencyStdDev"),
+            (
+                self.kv_cache_transfer_latency,
+                self.kv_cache_transfer_latency_std_dev,
+                "kvCacheTransferLatencyStdDev",
+            ),
         ):
             if deviation.ns * 10 > mean.ns * 3:
                 raise problem(path, f"{deviation} is too large for a mean of {mean}: {_SPREAD}")

@@ -54,7 +54,7 @@ class RequestPacer(Pacer):
         self._blocked, self._wake_us = True, None
         running = len(self._scheduler.running)
         for seq in self._scheduler.prefilling:
-            seq.due_us = now_us + self._timer.first_token_us(seq.num_tokens - seq.reused, running)
+            seq.due_us = now_us + self._first_token_us(seq, running)
 
     def resume(self, frozen_us: int) -> None:
         """What waits is paid for from now on."""
@@ -131,7 +131,7 @@ class RequestPacer(Pacer):
             for seq in admitted:
                 # A recomputed sequence pays for its prompt and what it had said; what the prefix cache holds is free.
                 begin_us = at_us if seq.preemptions else max(seq.queued_us, freed_us)
-                seq.due_us = begin_us + self._timer.first_token_us(seq.num_tokens - seq.reused, running)
+                seq.due_us = begin_us + self._first_token_us(seq, running)
                 if seq not in scheduler.prefilling:
                     self._schedule(seq)
         if admitted or step.finished:
@@ -165,6 +165,11 @@ class RequestPacer(Pacer):
             self._reschedule(0)
         elif stride > 1 and running * 4 < _BUSY * stride:
             self._stride = stride // 2
+
+    def _first_token_us(self, seq: Sequence, running: int) -> int:
+        if seq.remote_prefill and not seq.preemptions:  # what was transferred is lost with a preemption
+            return self._timer.transfer_us(len(seq.prompt))
+        return self._timer.first_token_us(seq.num_tokens - seq.reused, running)
 
     def _schedule(self, seq: Sequence) -> None:
         if self._phases:

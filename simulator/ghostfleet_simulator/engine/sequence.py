@@ -66,6 +66,7 @@ class Sequence:
         "prompt",
         "queued_us",
         "reads_prefix_cache",
+        "remote_prefill",
         "reused",
         "room",
         "scheduled_us",
@@ -87,6 +88,7 @@ class Sequence:
         priority: int = 0,
         cache_salt: str | None = None,
         reads_prefix_cache: bool = True,
+        remote_prefill: bool = False,
         owner: Any = None,
     ) -> None:
         if not prompt:
@@ -111,6 +113,8 @@ class Sequence:
         self.priority = priority
         self.cache_salt = cache_salt
         self.reads_prefix_cache = reads_prefix_cache
+        self.remote_prefill = remote_prefill
+        """Its prompt was computed by another server."""
         self.block_hashes: list[bytes] = []
         """Hashes of its first full blocks, as far as they were needed."""
         self.stored = 0

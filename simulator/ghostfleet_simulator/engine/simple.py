@@ -9,6 +9,7 @@ from __future__ import annotations
 from random import Random
 
 from ghostfleet_simulator.config import LatencyCalculator, SimpleTiming
+from ghostfleet_simulator.units import Duration
 
 _CUT = 0.7
 """Samples lie within 70 % of the mean."""
@@ -27,9 +28,15 @@ class SimpleTimer:
             timing.prefill_time_per_token.ns / 1000,
             timing.prefill_time_std_dev.us,
         )
-        constant_set = timing.time_to_first_token.ns or timing.time_to_first_token_std_dev.ns
-        self._constant = timing.latency_calculator is LatencyCalculator.CONSTANT or (
-            timing.latency_calculator is LatencyCalculator.AUTO and bool(constant_set)
+        self._transfer = timing.kv_cache_transfer_latency.us, timing.kv_cache_transfer_latency_std_dev.us
+        self._transfer_per_token = (
+            timing.kv_cache_transfer_time_per_token.ns / 1000,
+            timing.kv_cache_transfer_time_std_dev.us,
+        )
+        calculator = timing.latency_calculator
+        self._constant = _chosen(calculator, timing.time_to_first_token, timing.time_to_first_token_std_dev)
+        self._constant_transfer = _chosen(
+            calculator, timing.kv_cache_transfer_latency, timing.kv_cache_transfer_latency_std_dev
         )
         self._slope = (float(timing.time_factor_under_load) - 1) / (max_num_seqs - 1) if max_num_seqs > 1 else 0.0
         self.constant_gap_us = self._gap[0] if self._slope == 0 and self._gap[1] == 0 else None
@@ -44,6 +51,13 @@ class SimpleTimer:
         overhead, per_token, deviation = self._prefill
         return self._sample((overhead + prompt_tokens * per_token) * load, deviation)
 
+    def transfer_us(self, prompt_tokens: int) -> int:
+        """Time from admission to the first token of a prompt that was computed elsewhere; its KV cache comes here."""
+        if self._constant_transfer:
+            return self._sample(*self._transfer)
+        per_token, deviation = self._transfer_per_token
+        return self._sample(prompt_tokens * per_token, deviation)
+
     def gap_us(self, running: int) -> int:
         """Time between two tokens while `running` sequences run."""
         mean, deviation = self._gap
@@ -56,3 +70,10 @@ class SimpleTimer:
         if not deviation:
             return round(mean)
         return round(min(max(self._rng.gauss(mean, deviation), (1 - _CUT) * mean), (1 + _CUT) * mean))
+
+
+def _chosen(calculator: LatencyCalculator, *constant: Duration) -> bool:
+    """Whether a constant time is taken and not the one per token."""
+    if calculator is LatencyCalculator.AUTO:
+        return any(time.ns for time in constant)
+    return calculator is LatencyCalculator.CONSTANT

@@ -199,6 +199,7 @@ class SimulatedServer:
                     priority=work.priority,
                     cache_salt=work.cache_salt,
                     reads_prefix_cache=work.reads_prefix_cache,
+                    remote_prefill=work.remote_prefill,
                 )
                 seq.owner = make_output(generation, seq, answer, prompt, index)
                 prompts[-1].append(seq)

@@ -117,6 +117,8 @@ class Work:
     """Only requests with the same salt share blocks of the KV cache."""
     reads_prefix_cache: bool = True
     """Blocks that other sequences have computed are used."""
+    remote_prefill: bool = False
+    """The prompts were computed by another server, whose KV cache is transferred (`kv_transfer_params`)."""
     rejection: Exception | None = None
     """What the engine finds wrong once it gets the request. vLLM has begun the response by then: without streaming it
     is the answer, in a stream it is an error frame behind status 200."""

@@ -81,3 +81,54 @@ def test_a_prefix_hit_shortens_the_prefill_and_not_a_constant_first_token() -> N
     # 400 tokens are 25 blocks; the last one is computed again.
     assert second(prefillOverhead="10ms", prefillTimePerToken="100us") == -384 * 100
     assert second(timeToFirstToken="50ms") == 0
+
+
+TRANSFER = {"kvCacheTransferTimePerToken": "1500ns", "timeToFirstToken": "1s", "timeFactorUnderLoad": "3"}
+
+
+@pytest.mark.parametrize(
+    ("timing", "transfer_us"),
+    [
+        ({"kvCacheTransferLatency": "2500us"}, 2_500),
+        (TRANSFER, 300),
+        ({"kvCacheTransferLatency": "70ms", **TRANSFER}, 70_000),
+        ({"kvCacheTransferLatency": "70ms", **TRANSFER, "latencyCalculator": "PerToken"}, 300),
+        ({**TRANSFER, "latencyCalculator": "Constant"}, 0),
+    ],
+)
+def test_what_makes_the_time_of_a_transfer(timing: dict[str, Any], transfer_us: int) -> None:
+    """Of 200 tokens; neither load nor the time to the first token has a part in it."""
+    assert timer(**timing).transfer_us(200) == transfer_us
+
+
+def test_the_times_of_transfers_spread_as_asked_for() -> None:
+    """Cut off at 70 % of the mean, however wide the deviation per token is."""
+    for timing, mean_us in (
+        ({"kvCacheTransferLatency": "10ms", "kvCacheTransferLatencyStdDev": "3ms"}, 10_000),
+        ({"kvCacheTransferTimePerToken": "50us", "kvCacheTransferTimeStdDev": "3ms"}, 10_000),
+    ):
+        spread = timer(**timing)
+        samples = [spread.transfer_us(200) for _ in range(20_000)]
+        assert mean(samples) == pytest.approx(mean_us, rel=0.01)
+        assert stdev(samples) == pytest.approx(3_000, rel=0.05)
+        assert 0.3 * mean_us - 1 <= min(samples) < max(samples) <= 1.7 * mean_us + 1
+
+
+def test_a_deviation_of_the_transfer_is_at_most_30_percent() -> None:
+    with pytest.raises(ValueError, match="too large for a mean of"):
+        timer(kvCacheTransferLatency="10ms", kvCacheTransferLatencyStdDev="4ms")
+
+
+def test_only_a_request_whose_prompt_was_computed_elsewhere_waits_for_a_transfer() -> None:
+    """And pays for its prompt itself where it was preempted since."""
+    numbers = {"timeToFirstToken": "50ms", "kvCacheTransferLatency": "7ms", "interTokenLatency": "1ms", "tick": "10us"}
+    tree = {"model": {"name": "m", "maxModelLen": 1024}, "profile": {"simple": numbers}}
+    engine = Engine(ServerConfig.model_validate(tree))
+    here, there = (Sequence(str(way), [1] * 30, Answer(5), 0, remote_prefill=way) for way in (False, True))
+    for seq in (here, there):
+        engine.add(seq, 0)
+    assert engine.advance(0).wake_us == 7_000
+    assert engine.advance(7_000).tokens == [there]
+    engine.reset_prefix_cache(reset_running_requests=True)
+    engine.advance(8_000)
+    assert there.due_us == 8_000 + 50_000
