@@ -66,6 +66,10 @@ def resolve(server: SimulatedModelServer, find_profile: FindProfile) -> Resolved
     """The configuration of a server; raises `Unresolved`."""
     profile, source = _profile(server, find_profile)
     shared = {name: getattr(server.spec, name) for name in (*FixedConfig.model_fields, *Behaviour.model_fields)}
+    for field, port in server.spec.kv_events.bound_ports.items():
+        if port in (PORT, ADMIN_PORT):
+            text = f"{port} is a port that every pod has already"
+            raise Unresolved(Reason.INVALID, text, f"spec.kvEvents.{field}")
     config = ServerConfig(profile=profile, listen=Listen(port=PORT, admin_port=ADMIN_PORT), **shared)
     try:
         check_pace(config.clock, profile)

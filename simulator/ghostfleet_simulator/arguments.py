@@ -34,6 +34,8 @@ class Setting:
     choices: type[StrEnum] | None = None
     switch: bool = False
     """On or off: `--flag`, `--no-flag`, and either with a `true` or `false` behind it."""
+    block: bool = False
+    """A whole block as a JSON object; its fields may be flags of their own."""
     live: bool = False
     help: str = ""
     default: str = ""
@@ -79,22 +81,22 @@ def _walk(model: type[BaseModel], path: tuple[str, ...], live: bool) -> Iterator
         changes_live = live or any(isinstance(mark, Live) for mark in info.metadata)
         parts = list(_parts(info.annotation))
         flag = next((mark for mark in info.metadata if isinstance(mark, Flag)), None)
+        blocks = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
         if flag:
-            default = info.get_default(call_default_factory=True) if not info.is_required() else None
+            default = info.get_default(call_default_factory=True) if not info.is_required() and not blocks else None
             yield Setting(
                 flag=flag.name,
                 path=here,
                 many=any(get_origin(part) is tuple for part in parts),
                 choices=next((p for p in parts if isinstance(p, type) and issubclass(p, StrEnum)), None),
                 switch=bool in parts,
+                block=bool(blocks),
                 live=changes_live,
                 help=(info.description or "").replace("\n", " "),
                 default="" if default in (None, (), "") else _spelt(default),
             )
-            continue
-        for part in parts:
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from _walk(part, here, changes_live)
+        for block in blocks:
+            yield from _walk(block, here, changes_live)
 
 
 def settings() -> dict[str, Setting]:
@@ -169,7 +171,7 @@ class _Scanner:
         spelling, equals, inline = word.partition("=")
         if spelling.startswith("--"):
             head, dot, tail = spelling.partition(".")  # vLLM: --kv-events-config.topic
-            spelling = head.replace("_", "-") + dot + tail
+            spelling = head.replace("_", "-") + dot + tail.replace("-", "_")
         setting = self._known.get(spelling[2:]) if spelling.startswith("--") else None
         negated = self._known.get(spelling.removeprefix(_NEGATED)) if spelling.startswith(_NEGATED) else None
         if negated is not None and negated.switch:

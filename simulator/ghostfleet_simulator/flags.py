@@ -6,6 +6,7 @@ force and live flags have no effect: the document is what an operator pushes and
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+
+from pydantic.alias_generators import to_camel
 
 from ghostfleet_simulator.arguments import (
     RATE_FLAG,
@@ -33,6 +36,7 @@ _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False, "": None}
 _VLLM_SEED: Final = "PYTHONHASHSEED"
 _VLLM_DEV_MODE: Final = "VLLM_SERVER_DEV_MODE"
 _VLLM_API_KEY: Final = "VLLM_API_KEY"
+_VLLM_INT_HASHES: Final = "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES"
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _SHARE_UNITS: Final = 10**9
@@ -107,7 +111,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> LoadedConfig:
 
     problems: list[Problem] = []
     tree = file.tree
-    for flag, value in given.items():
+    # A block before its fields, so that they change what it says.
+    for flag, value in sorted(given.items(), key=lambda item: len(known[item[0]].path)):
         setting = known[flag]
         if not setting.path:
             continue
@@ -115,7 +120,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> LoadedConfig:
             warnings.append(f"{value.source} has no effect: {file.path} is a document, which sets {setting.dotted}")
             continue
         try:
-            converted = _converted(setting, value, warnings)
+            converted = _block(value) if setting.block else _converted(setting, value, warnings)
         except InvalidInput as error:
             problems += error.problems
             continue
@@ -148,6 +153,8 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) 
         found["hash-seed"] = _Given([environ[_VLLM_SEED]], _VLLM_SEED)
     if environ.get(_VLLM_DEV_MODE) and "server-dev-mode" not in found:
         found["server-dev-mode"] = _Given([environ[_VLLM_DEV_MODE]], _VLLM_DEV_MODE)
+    if environ.get(_VLLM_INT_HASHES) and "kv-events-int-block-hashes" not in found:
+        found["kv-events-int-block-hashes"] = _Given([environ[_VLLM_INT_HASHES]], _VLLM_INT_HASHES)
     if _VLLM_API_KEY in environ and "api-key" not in found:
         found["api-key"] = _Given([environ[_VLLM_API_KEY]], _VLLM_API_KEY)
     return found
@@ -271,6 +278,20 @@ def _converted(setting: Setting, given: _Given, warnings: list[str]) -> Any:
     return word
 
 
+def _block(given: _Given) -> dict[str, Any] | None:
+    """A block as vLLM's command line has it: a JSON object whose keys are in snake case."""
+    word = _single(given)
+    if not word:
+        return None
+    try:
+        found = json.loads(word)
+    except ValueError as error:
+        raise InvalidInput([Problem(given.source, f"not JSON: {error}")]) from None
+    if not isinstance(found, dict):
+        raise InvalidInput([Problem(given.source, f"must be a JSON object, not {word!r}")])
+    return {to_camel(key) if "_" in key else key: value for key, value in found.items()}
+
+
 def _place(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     node = tree
     for key in path[:-1]:
@@ -341,6 +362,9 @@ def _located(problem: Problem, given: Mapping[str, _Given], known: Mapping[str, 
         words, shown = " ".join(given[flag].values), problem.message.partition(", unable to parse")[0]
         shown = shown if words and words in shown else f"{shown}, not {words!r}"
         return Problem(given[flag].source, shown)
+    block, _, field = problem.path.partition(".")
+    if (whole := by_path.get(block, "")) in given:
+        return Problem(given[whole].source, f"{field}: {problem.message}")
     if dotted == "model" and not file.tree.get("model"):
         return Problem("--model", "required, but not given")
     if file.path is None and flag:

@@ -190,6 +190,6 @@ def run(config: ServerConfig, document: Document | None, options: Options) -> in
         host = listen.host or "0.0.0.0"  # noqa: S104 - what an empty host means
         place = f"{host} port {listen.port}" if listen.uds is None else f"{listen.uds}"
         place += f" or {listen.admin_port}" if listen.admin_port else ""
-        _log.error("cannot listen on %s: %s", place, error.strerror)
+        _log.error("cannot listen on %s: %s", error.filename or place, error.strerror)
         return 1
     return 0

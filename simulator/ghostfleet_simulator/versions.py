@@ -37,6 +37,17 @@ class Conduct:
     """0.31: extra keys of a block say what they are."""
     unhashed_blocks_first: bool
     """0.23: a freed block without a hash is the next to be used; before, the last."""
+    # --- KV events
+    kv_events_as_maps: bool
+    """0.24: an event is a map with the names of its fields; before, an array."""
+    block_stored_fields: int
+    """Fields of `BlockStored`; later releases only added some at the end: 0.17 `lora_name` and `extra_keys`, 0.20
+    `group_idx`, 0.23 two of the kind of cache, 0.27 `locality`, 0.29 `ownership`, 0.31 `session_id`, 0.33
+    `lookahead_token_ids`."""
+    block_removed_fields: int
+    """Fields of `BlockRemoved`: 0.20 `group_idx`, 0.27 `locality`, 0.29 `ownership`."""
+    kv_replay_has_topic: bool
+    """0.26: the topic comes before the sequence number in replayed batches as well."""
     # --- metrics
     counts_time_per_output_token: bool
     """Up to 0.12: `vllm:time_per_output_token_seconds` beside `vllm:inter_token_latency_seconds`; from 0.12 on vLLM has
@@ -64,6 +75,11 @@ def known(version: str) -> bool:
     return release_of(OLDEST) <= release_of(version) <= release_of(NEWEST)
 
 
+def _count(release: tuple[int, int], begin: int, added: tuple[int, ...]) -> int:
+    """What grew from `begin` by one with each of these minor releases of 0."""
+    return begin + sum(release >= (0, minor) for minor in added)
+
+
 @cache
 def conduct(version: str) -> Conduct:
     """What a known version does."""
@@ -76,6 +92,10 @@ def conduct(version: str) -> Conduct:
         fixed_hash_seed=release >= (0, 29),
         tagged_extra_keys=release >= (0, 31),
         unhashed_blocks_first=release >= (0, 23),
+        kv_events_as_maps=release >= (0, 24),
+        block_stored_fields=_count(release, 6, (17, 17, 20, 23, 23, 27, 29, 31, 33)),
+        block_removed_fields=_count(release, 2, (20, 27, 29)),
+        kv_replay_has_topic=release >= (0, 26),
         counts_time_per_output_token=release < (0, 13),
         counts_prompt_tokens_by_source=release >= (0, 16),
         counts_prefill_computed=release >= (0, 13),

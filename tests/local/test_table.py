@@ -36,6 +36,13 @@ def test_plain_rows_are_columns_without_ornament() -> None:
     assert lines[2].split() == ["one", "one-1", "http://127.0.0.2:8000", "no", "-", "0", "-", "4", "no", "0", "starts"]
 
 
+def test_there_is_a_column_for_kv_events_where_a_replica_has_some() -> None:
+    """With what a subscriber connects to."""
+    lines = plain([row(), row(replica="one-1", kv_events="tcp://127.0.0.3:5557")]).splitlines()
+    assert lines[0].split()[2:5] == ["URL", "KV", "EVENTS"]
+    assert [line.split()[3] for line in lines[1:]] == ["-", "tcp://127.0.0.3:5557"]
+
+
 def test_a_row_as_json_has_the_names_of_the_api() -> None:
     """CamelCase, as everywhere in our JSON."""
     assert row().to_json()["kvUsage"] == 0.256

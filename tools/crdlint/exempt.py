@@ -40,5 +40,6 @@ EXEMPTIONS: Final = (
     Exemption("booleans_say_what_they_do", "spec.http.disableFastapiDocs", "vLLM's flag --disable-fastapi-docs"),
     Exemption("times_have_units", "spec.api.streamInterval", "vLLM's flag --stream-interval, which counts tokens"),
     Exemption("enums_are_camel_case", "spec.kvCache.prefixCachingHashAlgo", "vLLM's values"),
+    Exemption("enums_are_camel_case", "spec.kvEvents.publisher", "vLLM's values"),
     Exemption("objects_in_lists_have_a_required_field", "spec.pod.tolerations[]", "a toleration as in a Pod"),
 )

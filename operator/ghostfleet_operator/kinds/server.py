@@ -248,6 +248,19 @@ class ProfileStatus(Observed):
     """When every Ready pod last came to run the desired document."""
 
 
+class KVEventsEndpoint(Observed):
+    """Where one server publishes its KV events."""
+
+    endpoint: Annotated[str | None, Field(max_length=253)] = None
+    """What a subscriber connects to; for a server that itself connects, what it connects to."""
+
+    replay_endpoint: Annotated[str | None, Field(max_length=253)] = None
+    """What sends batches again, if anything does."""
+
+    topic: Annotated[str, Field(max_length=1024)] = ""
+    """Topic of its messages."""
+
+
 class Endpoint(Observed):
     """One server that takes requests."""
 
@@ -265,6 +278,9 @@ class Endpoint(Observed):
 
     rank: Annotated[int, Field(ge=0, le=65535)]
     """Data-parallel rank in the pod."""
+
+    kv_events: Annotated[KVEventsEndpoint | None, Field(alias="kvEvents")] = None
+    """Where it publishes its KV events, if it does."""
 
 
 class ServerStatus(Observed):

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from ghostfleet_operator.resolve import ADMIN_PORT, PORT
+from ghostfleet_simulator.config import KVEvents, tcp_port
 
 _FIRST: Final = ipaddress.IPv4Address("127.0.0.2")
 _PROBE: Final = "127.77.13.7"
 """An address nobody uses: what is taken here is taken on every address."""
 _MOST_ADDRESSES: Final = 16384
+_KV_EVENTS_PORT: Final = tcp_port(KVEvents().endpoint) or 0
+_RANKS: Final = 16
+"""Ports that are left to the ranks of a server, and to its replay, before those of the next one."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -23,6 +27,8 @@ class Address:
     host: str
     port: int
     admin_port: int
+    kv_events_offset: int = 0
+    """What is added to the ports on which KV events are published."""
 
     @property
     def url(self) -> str:
@@ -69,15 +75,16 @@ class Addresses:
     def _candidates(self) -> Iterator[Address]:
         if not self._own_hosts:
             for index in range(1000):
-                yield Address("127.0.0.1", PORT + index, ADMIN_PORT + index)
+                yield Address("127.0.0.1", PORT + index, ADMIN_PORT + index, index * _RANKS)
             return
         # A program on all addresses (0.0.0.0:8000) leaves none to us: all replicas move to the next port together.
         port = next((p for p in range(PORT, PORT + 1000) if _free(_PROBE, p)), PORT)
         admin_port = next(
             (p for p in range(ADMIN_PORT, ADMIN_PORT + 1000) if p != port and _free(_PROBE, p)), ADMIN_PORT
         )
+        offset = next((n for n in range(1000) if _free(_PROBE, _KV_EVENTS_PORT + n)), 0)
         for index in range(_MOST_ADDRESSES):
-            yield Address(str(_FIRST + index), port, admin_port)
+            yield Address(str(_FIRST + index), port, admin_port, offset)
 
 
 def _bindable(host: str) -> bool:

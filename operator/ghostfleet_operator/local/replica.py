@@ -26,7 +26,10 @@ _LIVED_WELL_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.05
 _AFTER_DRAIN_SECONDS: Final = 10.0
 _LARGEST_LOG: Final = 16 * 2**20
-_SETTINGS: Final = ("GHOSTFLEET_", "PYTHONHASHSEED", "VLLM_SERVER_DEV_MODE")
+_SETTINGS: Final = (
+    *("GHOSTFLEET_", "PYTHONHASHSEED", "VLLM_SERVER_DEV_MODE", "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES"),
+    *("POD_IP", "POD_NAME", "POD_NAMESPACE", "VLLM_HOST_IP"),
+)
 """Beginnings of the variables that `ghostfleet serve` takes settings from."""
 
 
@@ -222,11 +225,13 @@ class Replica:
             *(sys.executable, "-P", "-m", "ghostfleet_operator.cli.child", "serve"),
             *("--config", str(self._folder / "server.json")),
             *("--host", listen.host, "--port", str(listen.port), "--admin-port", str(listen.admin_port)),
+            *("--kv-events-port-offset", str(listen.kv_events_offset)),
             *("--admin-token-file", str(self._here.folder.token_file)),
             *("--shutdown-timeout", str(self._here.drain_seconds)),
         ]
         # Variables of the person's shell would override what the objects say.
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_SETTINGS)}
+        environment |= {"POD_NAME": self.name, "POD_NAMESPACE": self.namespace}
         with log.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *command,

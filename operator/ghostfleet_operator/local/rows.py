@@ -26,11 +26,14 @@ class Row:
     synced: bool
     restarts: int
     note: str
+    kv_events: str | None = None
+    """Where it publishes its KV events, if it does."""
 
     def to_json(self) -> dict[str, Any]:
         """As `ghostfleet status -o json` prints it."""
         plain = asdict(self)
         plain["kvUsage"] = plain.pop("kv_usage")
+        plain["kvEvents"] = plain.pop("kv_events")
         return plain
 
 
@@ -77,4 +80,5 @@ def _row(server: Mapping[str, Any], replica: Mapping[str, Any], state: Mapping[s
         synced=synced,
         restarts=replica["restarts"],
         note=note,
+        kv_events=(state.get("kvEvents") or {}).get("endpoint"),
     )

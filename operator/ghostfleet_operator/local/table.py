@@ -24,10 +24,16 @@ _HEADER: Final = (
     "RESTARTS",
     "NOTE",
 )
+_EVENTS: Final = "KV EVENTS"
 _NUMBERS: Final = frozenset({"RUNNING", "WAITING", "KV", "REVISION", "RESTARTS"})
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def header(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The names of the columns; the one for KV events is there where one of the rows has some."""
+    return (*_HEADER[:3], _EVENTS, *_HEADER[3:]) if any(row.kv_events for row in rows) else _HEADER
+
+
+def cells(row: Row, columns: Sequence[str] = _HEADER) -> tuple[str, ...]:
     """The texts of one row; `-` is unknown."""
 
     def number(value: int | None) -> str:
@@ -37,6 +43,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.server,
         row.replica,
         row.url,
+        *((row.kv_events or "-",) if _EVENTS in columns else ()),
         "yes" if row.ready else "no",
         number(row.running),
         number(row.waiting),
@@ -50,8 +57,9 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def plain(rows: Sequence[Row]) -> str:
     """Columns separated by spaces, for pipes and logs."""
-    lines = [_HEADER, *map(cells, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
+    columns = header(rows)
+    lines = [columns, *(cells(row, columns) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
@@ -60,11 +68,12 @@ def plain(rows: Sequence[Row]) -> str:
 def rich_table(rows: Sequence[Row]) -> Table:
     """The same for a terminal, fitted to its width by rich."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in _HEADER:
+    columns = header(rows)
+    for name in columns:
         table.add_column(
             name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "NOTE", overflow="ellipsis"
         )
     for row in rows:
         style = "" if row.synced else "yellow" if row.ready else "dim"
-        table.add_row(*(Text(text) for text in cells(row)), style=style)
+        table.add_row(*(Text(text) for text in cells(row, columns)), style=style)
     return table

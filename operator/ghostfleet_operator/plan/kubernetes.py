@@ -127,6 +127,9 @@ def _service(plan: ServerPlan, *, headless: bool) -> Child:
         "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}],
     }
     if headless:
+        spec["ports"] += [
+            {"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in _event_ports(plan)
+        ]
         spec |= {"clusterIP": "None", "publishNotReadyAddresses": False}
     return _child(plan, "v1", "Service", names.headless if headless else names.service) | {"spec": spec}
 
@@ -300,6 +303,7 @@ def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
         "ports": [
             {"name": "http", "containerPort": PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
+            *({"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _event_ports(plan)),
         ],
         "startupProbe": _probe("/health", "http", period=1, failures=60 + loading),
         "livenessProbe": _probe("/health", "http", period=10, failures=3),
@@ -322,6 +326,12 @@ def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
     if policy:
         container["imagePullPolicy"] = policy
     return container
+
+
+def _event_ports(plan: ServerPlan) -> list[tuple[str, int]]:
+    """Names and numbers of the ports on which KV events are published and sent again."""
+    names = {"endpoint": "kv-events", "replayEndpoint": "kv-replay"}
+    return [(names[field], port) for field, port in plan.resolved.config.kv_events.bound_ports.items()]
 
 
 def _probe(path: str, port: str, *, period: int, failures: int) -> dict[str, Any]:

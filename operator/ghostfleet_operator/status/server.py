@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ghostfleet_operator.kinds.meta import ConditionStatus
-from ghostfleet_operator.kinds.server import MOST_ENDPOINTS, Endpoint, ServerStatus
+from ghostfleet_operator.kinds.server import MOST_ENDPOINTS, Endpoint, KVEventsEndpoint, ServerStatus
 from ghostfleet_operator.plan.kubernetes import selector
 from ghostfleet_operator.plan.observed import Replica, serving
 from ghostfleet_operator.resolve import ADMIN_PORT, INLINE, PORT, Reason
 from ghostfleet_operator.status.conditions import Verdict, conditions, false, true, unknown
 from ghostfleet_operator.status.delivery import delivery_of, profile_part, synced_verdict
 from ghostfleet_operator.status.observation import Observation
+from ghostfleet_simulator.kv_events.endpoints import Place
 
 
 def server_status(seen: Observation) -> dict[str, Any]:
@@ -35,14 +36,24 @@ def server_status(seen: Observation) -> dict[str, Any]:
         updated_replicas=workload.updated if workload else 0,
         selector=selector(seen.name),
         profile=profile_part(seen, delivery, synced),
-        endpoints=tuple(
-            Endpoint(address=address, port=PORT, admin_port=ADMIN_PORT, pod=replica.name, rank=0)
-            for replica, address in endpoints[:MOST_ENDPOINTS]
-        ),
+        endpoints=tuple(_endpoint(seen, replica, address) for replica, address in endpoints[:MOST_ENDPOINTS]),
         endpoint_count=len(endpoints),
         url=f"http://{seen.name}.{seen.namespace}.svc:{PORT}",
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _endpoint(seen: Observation, replica: Replica, address: str) -> Endpoint:
+    events = None
+    if seen.plan and seen.plan.resolved.config.kv_events.enabled:
+        pod = {"POD_IP": address, "POD_NAME": replica.name, "POD_NAMESPACE": seen.namespace}
+        place = Place.of(seen.plan.resolved.config, 0, pod)
+        events = KVEventsEndpoint(
+            endpoint=place.reachable(place.endpoint, address),
+            replay_endpoint=place.replay_endpoint and place.reachable(place.replay_endpoint, address),
+            topic=place.topic,
+        )
+    return Endpoint(address=address, port=PORT, admin_port=ADMIN_PORT, pod=replica.name, rank=0, kv_events=events)
 
 
 def _resolved(seen: Observation) -> Verdict:

@@ -136,6 +136,7 @@ def _state(router: APIRouter, server: SimulatedServer) -> None:
             "running": server.running,
             "waiting": server.waiting,
             "kvUsage": server.kv_usage,
+            "kvEvents": server.kv_events.told() if server.kv_events else None,
         }
 
     @router.get("/requests")

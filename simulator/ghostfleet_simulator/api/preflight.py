@@ -13,6 +13,7 @@ from typing import Any
 
 from ghostfleet_simulator.api.errors import ApiError, bad_request, unknown_model, validation_error
 from ghostfleet_simulator.api.messages import conversation
+from ghostfleet_simulator.api.reporting import reporting
 from ghostfleet_simulator.api.requests import (
     ChatCompletionNamedToolChoiceParam,
     ChatCompletionRequest,
@@ -109,6 +110,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
         details=details,
         priority=_priority(request, headers),
         cache_salt=request.cache_salt,
+        reporting=reporting(request.session_id, request.vllm_xargs, headers),
         # What is found in the cache is not computed, and so has no logprobs.
         reads_prefix_cache=details.prompt_logprobs is None,
         remote_prefill=prefilled_elsewhere(request.kv_transfer_params),
@@ -152,6 +154,7 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
         details=details,
         priority=_priority(request, headers),
         cache_salt=request.cache_salt,
+        reporting=reporting(request.session_id, request.vllm_xargs, headers),
         # What is found in the cache is not computed, and so has no logprobs.
         reads_prefix_cache=details.prompt_logprobs is None,
         remote_prefill=prefilled_elsewhere(request.kv_transfer_params),

@@ -43,7 +43,8 @@ def information(server: SimulatedServer, load: Load) -> APIRouter:
         @router.get("/kv_event_sources")
         async def kv_event_sources() -> JSONResponse:
             """Where KV events are published, by data-parallel rank."""
-            return JSONResponse({})
+            publisher = server.kv_events
+            return JSONResponse({str(publisher.place.rank): publisher.to_json()} if publisher else {})
 
     @router.get("/v1/models", response_model=schema.ModelList)
     async def models() -> JSONResponse:

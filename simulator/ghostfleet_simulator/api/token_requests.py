@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import ApiError, bad_request, validation_error
 from ghostfleet_simulator.api.preflight import Facts, asked_rank, prefilled_elsewhere, sendable
+from ghostfleet_simulator.api.reporting import reporting
 from ghostfleet_simulator.api.requests import (
     ChatCompletionNamedToolChoiceParam,
     ChatCompletionToolsParam,
@@ -214,6 +215,7 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
         ),
         priority=request.priority,
         cache_salt=request.cache_salt,
+        reporting=reporting(None, params.extra_args, headers),
         reads_prefix_cache=params.prompt_logprobs is None,
         remote_prefill=prefilled_elsewhere(
             request.kv_transfer_params or (params.extra_args or {}).get("kv_transfer_params")

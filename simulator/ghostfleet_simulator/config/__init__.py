@@ -31,6 +31,7 @@ from ghostfleet_simulator.config.failures import (
     AT_REQUESTS,
     BY_RATE,
     ERRORS,
+    EVENT_FAILURES,
     GENERATING,
     TYPED_ERRORS,
     Ending,
@@ -42,6 +43,7 @@ from ghostfleet_simulator.config.failures import (
     Match,
 )
 from ghostfleet_simulator.config.http import Http
+from ghostfleet_simulator.config.kv_events import EventPublisher, KVEvents, binds, tcp_port
 from ghostfleet_simulator.config.lifecycle import Lifecycle
 from ghostfleet_simulator.config.profile import ApiTiming, Backend, Evidence, Noise, Profile
 from ghostfleet_simulator.config.roofline import CachePrecision, Geometry, Hardware, Precision, RooflineTiming
@@ -67,6 +69,7 @@ __all__ = [
     "AT_REQUESTS",
     "BY_RATE",
     "ERRORS",
+    "EVENT_FAILURES",
     "GENERATING",
     "LIVE_FIELDS",
     "TYPED_ERRORS",
@@ -84,6 +87,7 @@ __all__ = [
     "Ending",
     "Endpoint",
     "Engine",
+    "EventPublisher",
     "Evidence",
     "Extrapolation",
     "Failure",
@@ -97,6 +101,7 @@ __all__ = [
     "HeaderMatch",
     "Http",
     "KVCache",
+    "KVEvents",
     "LatencyCalculator",
     "LengthBucket",
     "LengthDistribution",
@@ -123,5 +128,7 @@ __all__ = [
     "Switch",
     "TableTiming",
     "Whole",
+    "binds",
     "problem",
+    "tcp_port",
 ]

@@ -30,6 +30,9 @@ class FailureType(StrEnum):
     CRASH = "Crash"
     UNREADY = "Unready"
     MEMORY_GROWTH = "MemoryGrowth"
+    KV_EVENT_LOSS = "KVEventLoss"
+    KV_EVENT_DELAY = "KVEventDelay"
+    KV_EVENT_DUPLICATE = "KVEventDuplicate"
 
 
 TYPED_ERRORS: Final = tuple(FailureType)[:6]
@@ -37,6 +40,9 @@ TYPED_ERRORS: Final = tuple(FailureType)[:6]
 
 ERRORS: Final = (*TYPED_ERRORS, FailureType.HTTP_ERROR)
 """The failures that are an answer of their own."""
+
+EVENT_FAILURES: Final = (FailureType.KV_EVENT_LOSS, FailureType.KV_EVENT_DELAY, FailureType.KV_EVENT_DUPLICATE)
+"""The failures that befall batches of KV events."""
 
 
 class Endpoint(StrEnum):
@@ -116,12 +122,16 @@ _OPTIONS: Final = {
     FailureType.CRASH: _PER_REQUEST | {"after_tokens", "after", "exit_code"},
     FailureType.UNREADY: frozenset({"period", "duty"}),
     FailureType.MEMORY_GROWTH: frozenset({"growth", "limit"}),
+    FailureType.KV_EVENT_LOSS: frozenset({"probability"}),
+    FailureType.KV_EVENT_DELAY: frozenset({"probability", "duration"}),
+    FailureType.KV_EVENT_DUPLICATE: frozenset({"probability"}),
 }
 _REQUIRED: Final = {
     FailureType.HTTP_ERROR: ("status",),
     FailureType.MEMORY_GROWTH: ("growth", "limit"),
+    FailureType.KV_EVENT_DELAY: ("duration",),
 }
-AT_REQUESTS: Final = tuple(kind for kind in FailureType if "probability" in _OPTIONS[kind])
+AT_REQUESTS: Final = tuple(kind for kind in FailureType if "match" in _OPTIONS[kind])
 """The failures that befall single requests."""
 
 BY_RATE: Final = tuple(kind for kind in AT_REQUESTS if kind not in _REQUIRED)
@@ -142,7 +152,8 @@ class Failure(Settings):
 
     probability: Probability = _ALWAYS
     """Share of the matching requests that fail this way, `"0.05"` or `"5%"`; failures with the same `match` together at
-    most 1. Where several match and add up to more, the ones listed first come first."""
+    most 1. Where several match and add up to more, the ones listed first come first. Of what befalls KV events, the
+    share of their batches, each failure on its own."""
 
     match: Match = Match()
     """The requests that may fail."""
@@ -158,7 +169,8 @@ class Failure(Settings):
     the statuses 429 and 503, and not sent with others."""
 
     duration: Duration | None = None
-    """How long a `Hang` or `Stall` lasts; without it, until the client leaves or the failure is switched off."""
+    """How long a `Hang` or `Stall` lasts; without it, until the client leaves or the failure is switched off. How much
+    later batches go out under a `KVEventDelay`; required there."""
 
     after_tokens: Annotated[Whole, Field(ge=0, le=10_485_760)] | None = None
     """Tokens of an answer that come before a `Stall`, `Reset` or `Truncate` (1 if not given), or before a `Crash` (at

@@ -14,6 +14,7 @@ from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import BatchLimits, Engine, KVCache, ModelSettings, Scheduling
 from ghostfleet_simulator.config.failures import Failures
 from ghostfleet_simulator.config.http import Http
+from ghostfleet_simulator.config.kv_events import KVEvents
 from ghostfleet_simulator.config.lifecycle import Lifecycle
 from ghostfleet_simulator.config.profile import Profile
 
@@ -49,6 +50,9 @@ class Listen(Settings):
     admin_port: Annotated[Port | None, Flag("admin-port")] = None
     """Port of the admin API; without it there is none."""
 
+    kv_events_port_offset: Annotated[Whole, Field(ge=0, le=60000), Flag("kv-events-port-offset")] = 0
+    """Added to the ports that `kvEvents` binds, for servers that share an address."""
+
     shutdown_timeout_seconds: Annotated[Whole, Field(ge=0, le=3600), Flag("shutdown-timeout")] = 0
     """Whole seconds that running requests may go on after SIGTERM; 0 aborts them at once, as vLLM does by default."""
 
@@ -73,6 +77,9 @@ class FixedConfig(Settings):
 
     kv_cache: KVCache = Field(default=KVCache(), alias="kvCache")
     """The paged KV cache."""
+
+    kv_events: Annotated[KVEvents, Flag("kv-events-config")] = Field(default=KVEvents(), alias="kvEvents")
+    """What the server publishes of its KV cache, and where; as a flag vLLM's JSON object."""
 
     http: Http = Http()
     """What the serving API offers beside generation, and to whom."""
@@ -145,6 +152,17 @@ class ServerConfig(LiveConfig, FixedConfig):
 
     listen: Listen = Listen()
     """Where the server listens."""
+
+    @model_validator(mode="after")
+    def _ports_apart(self) -> Self:
+        taken = {self.listen.admin_port: "listen.adminPort"}
+        if self.listen.uds is None:
+            taken[self.listen.port] = "listen.port"
+        for field, configured in self.kv_events.bound_ports.items():
+            port = configured + self.listen.kv_events_port_offset
+            if port in taken:
+                raise problem(f"kvEvents.{field}", f"{port} is already {taken[port]}")
+        return self
 
 
 LIVE_FIELDS: Final = tuple(

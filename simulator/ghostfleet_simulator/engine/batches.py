@@ -51,6 +51,16 @@ class BatchPacer(Pacer):
         self._resumed = False
         """There was a pause since the last step began."""
 
+    @property
+    def stepped(self) -> bool:
+        """Whether a step ended with the last call of `due`."""
+        return self._follows
+
+    @property
+    def ahead(self) -> bool:
+        """Whether scheduling is asynchronous."""
+        return self._lag > 0
+
     def use(self, profile: Profile) -> None:
         """Take over a profile; the step that runs keeps its end."""
         self._timer = step_timer(profile)

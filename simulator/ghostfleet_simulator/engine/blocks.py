@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+from ghostfleet_simulator.engine.cache_events import AllBlocksCleared, BlockRemoved, CacheEvent
+
 
 class BlockPool:
     """`blocks` blocks of which block 0 is the null block and never given out.
@@ -17,13 +19,17 @@ class BlockPool:
     not merged.
     """
 
-    def __init__(self, blocks: int, *, unhashed_first: bool = True) -> None:
-        """`unhashed_first`: freed blocks without a hash are reused before all others (vLLM since 0.23), not last."""
+    def __init__(self, blocks: int, *, unhashed_first: bool = True, events: list[CacheEvent] | None = None) -> None:
+        """`unhashed_first`: freed blocks without a hash are reused before all others (vLLM since 0.23), not last.
+
+        What is forgotten is appended to `events`, if there is such a list.
+        """
         if blocks < 2:
             raise ValueError("a pool has at least two blocks, one of them the null block")
         self.usable = blocks - 1
         """Blocks that can hold tokens."""
         self._unhashed_first = unhashed_first
+        self._events = events
         # The queue of free blocks in the order of reuse, in three parts: what was put in front (the end of the list is
         # the head of the queue), what was never used, what was put behind. Every free block with a hash is in the last.
         self._front: list[int] = []
@@ -112,6 +118,11 @@ class BlockPool:
         else:
             self._block_with[block_hash] = block
 
+    @property
+    def contents(self) -> list[bytes]:
+        """The hash of every block that has one; a hash is there as often as there are blocks with it."""
+        return list(self._hash_of.values())
+
     def reset(self) -> bool:
         """Forget every hash; False, and nothing happens, while a block has an owner."""
         if self.free < self.usable:
@@ -119,6 +130,8 @@ class BlockPool:
         for memory in (self._hash_of, self._block_with, self._copies):
             memory.clear()
         self.forgotten += 1
+        if self._events is not None:
+            self._events.append(AllBlocksCleared())
         return True
 
     def _forget(self, block: int) -> None:
@@ -126,6 +139,8 @@ class BlockPool:
         if block_hash is None:
             return
         self.forgotten += 1
+        if self._events is not None:
+            self._events.append(BlockRemoved([block_hash]))
         copies = self._copies.get(block_hash)
         if copies is None:
             del self._block_with[block_hash]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ghostfleet_simulator.config import Backend, Profile, ServerConfig
 from ghostfleet_simulator.engine.batches import BatchPacer
+from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.pacing import Pacer
 from ghostfleet_simulator.engine.requests import RequestPacer
 from ghostfleet_simulator.engine.scheduler import Scheduler
@@ -32,6 +33,8 @@ class Engine:
         """Preemptions since the start."""
         self._preempted_between = 0
         """Preemptions since the last step that no step caused."""
+        self._aborted = False
+        """A sequence was aborted since the last call of `advance`."""
 
     def use(self, profile: Profile, now_us: int) -> None:
         """Take over a profile: due times that are already set stay, later ones follow it."""
@@ -66,6 +69,11 @@ class Engine:
         return [*self._scheduler.running, *self._scheduler.waiting, *self._pacer.arriving]
 
     @property
+    def cached_blocks(self) -> list[bytes]:
+        """The hashes of all blocks that can be found in the prefix cache, each as often as there are such blocks."""
+        return self._scheduler.pool.contents
+
+    @property
     def kv_usage(self) -> float:
         """Share of the KV-cache blocks in use, 0 to 1."""
         return self._scheduler.pool.usage
@@ -85,6 +93,7 @@ class Engine:
         else:
             self._forget(seq)
             self._scheduler.remove(seq)
+            self._aborted = True
         seq.finish_reason = "abort"
 
     def pause(self) -> None:
@@ -120,8 +129,13 @@ class Engine:
             leaving.release(going_on)
             pacer.join(going_on)
             leaving_us = leaving.wake_us()
-        pacer.plan(step, now_us)
         scheduler = self._scheduler
+        events = scheduler.events
+        recorded = len(events) if events else 0
+        pacer.plan(step, now_us)
+        if events:
+            self._tell(step, events, len(events) if pacer.ahead else recorded)
+        self._aborted = False
         if scheduler.queried_tokens:
             step.queried_tokens, step.hit_tokens = scheduler.queried_tokens, scheduler.hit_tokens
             scheduler.queried_tokens = scheduler.hit_tokens = 0
@@ -131,6 +145,15 @@ class Engine:
             step.wake_us = leaving_us if step.wake_us is None else min(step.wake_us, leaving_us)
         self.preemptions += step.preempted
         return step
+
+    def _tell(self, step: Step, events: list[CacheEvent], count: int) -> None:
+        """Let the first `count` events go with the step, if one ended (vLLM 0.33 Scheduler.update_from_output).
+
+        An abort that leaves nothing to do makes vLLM run an empty step.
+        """
+        if step.tokens or self._pacer.stepped or self._leaving.stepped or (self._aborted and not self.running):
+            step.cache_events = events[:count]
+            del events[:count]
 
     def _produce(self, due: list[Sequence], step: Step, now_us: int) -> list[Sequence]:
         """Give each of `due` its token; returns those that go on, with the blocks for their next one."""

@@ -81,3 +81,7 @@ class BlockHasher:
         if not seq.cache_salt:
             return None
         return (("cache_salt", seq.cache_salt),) if self._tagged else (seq.cache_salt,)
+
+    def shown_keys(self, seq: Sequence, index: int) -> tuple[str, ...] | None:
+        """The extra keys of block `index` as KV events tell them: without tags, whatever is in the hash."""
+        return (seq.cache_salt,) if seq.cache_salt and index == 0 else None

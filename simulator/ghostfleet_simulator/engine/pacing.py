@@ -23,6 +23,16 @@ class Pacer(ABC):
         self._scheduler = scheduler
         self._preempted = preempted
 
+    @property
+    def stepped(self) -> bool:
+        """Whether a step ended with the last call of `due`, though it may have given no token."""
+        return False
+
+    @property
+    def ahead(self) -> bool:
+        """Whether what a step computes is planned before the one before it has ended (asynchronous scheduling)."""
+        return True
+
     @abstractmethod
     def use(self, profile: Profile) -> None:
         """Take over the numbers of a profile; what is already due keeps its time."""

@@ -6,6 +6,7 @@ Source: vLLM 0.33 v1/core/kv_cache_manager.py and v1/core/single_type_kv_cache_m
 from __future__ import annotations
 
 from ghostfleet_simulator.engine.blocks import BlockPool
+from ghostfleet_simulator.engine.cache_events import BlockStored, CacheEvent
 from ghostfleet_simulator.engine.hashing import BlockHasher
 from ghostfleet_simulator.engine.sequence import Sequence
 
@@ -13,7 +14,10 @@ from ghostfleet_simulator.engine.sequence import Sequence
 class PrefixCache:
     """Finds and stores the blocks of sequences. Hashes are computed when they are first needed."""
 
-    def __init__(self, pool: BlockPool, hasher: BlockHasher, block_size: int) -> None:
+    def __init__(
+        self, pool: BlockPool, hasher: BlockHasher, block_size: int, events: list[CacheEvent] | None = None
+    ) -> None:
+        """What is stored is appended to `events`, if there is such a list."""
         self._pool = pool
         self._hasher = hasher
         self._block_size = block_size
@@ -22,6 +26,7 @@ class PrefixCache:
         """What was found last, for `_asked`; a queue's head is asked for in every pass until there is room for it."""
         self._forgotten = 0
         """`BlockPool.forgotten` then."""
+        self._events = events
 
     def find(self, seq: Sequence) -> list[int]:
         """The blocks that hold the beginning of `seq`; never its last token, which has to be computed."""
@@ -45,4 +50,23 @@ class PrefixCache:
         known = len(hashes)
         for index in range(seq.stored, full):
             store(seq.blocks[index], hashes[index] if index < known else following(seq))
+        if self._events is not None:
+            self._events.append(self._event(seq, seq.stored, full))
         seq.stored = full
+
+    def report_found(self, seq: Sequence, blocks: int) -> None:
+        """Tell once more of the first blocks of `seq`, which were found (vLLM's `kv_cache_report_mode` `full`)."""
+        if self._events is not None and blocks:
+            self._events.append(self._event(seq, 0, blocks))
+
+    def _event(self, seq: Sequence, first: int, end: int) -> BlockStored:
+        """All blocks of `seq` from `first` up to `end` in one event (vLLM 0.33 v1/core/block_pool.py)."""
+        hashes, size = seq.block_hashes, self._block_size
+        return BlockStored(
+            block_hashes=hashes[first:end],
+            parent_block_hash=hashes[first - 1] if first else None,
+            token_ids=seq.tokens(first * size, end * size),
+            block_size=size,
+            extra_keys=[self._hasher.shown_keys(seq, index) for index in range(first, end)],
+            session_id=seq.session_id,
+        )

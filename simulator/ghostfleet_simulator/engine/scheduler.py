@@ -14,6 +14,7 @@ from itertools import count
 
 from ghostfleet_simulator.config import FixedConfig, SchedulingPolicy
 from ghostfleet_simulator.engine.blocks import BlockPool
+from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.hashing import BlockHasher
 from ghostfleet_simulator.engine.prefix_cache import PrefixCache
 from ghostfleet_simulator.engine.queues import WaitingQueue
@@ -34,9 +35,13 @@ class Scheduler:
         scheduling, cache = config.scheduling, config.kv_cache
         self.max_num_seqs, self.budget = config.limits
         self.block_size = cache.block_size
-        self.pool = BlockPool(cache.blocks, unhashed_first=config.engine.conduct.unhashed_blocks_first)
+        self.events: list[CacheEvent] | None = [] if config.kv_events.enabled and cache.enable_prefix_caching else None
+        """What came into the prefix cache and went since the caller emptied this; None: nobody wants to know."""
+        self.pool = BlockPool(
+            cache.blocks, unhashed_first=config.engine.conduct.unhashed_blocks_first, events=self.events
+        )
         self._cache = (
-            PrefixCache(self.pool, BlockHasher(config, entropy), cache.block_size)
+            PrefixCache(self.pool, BlockHasher(config, entropy), cache.block_size, self.events)
             if cache.enable_prefix_caching
             else None
         )
@@ -147,6 +152,8 @@ class Scheduler:
             pool.share(found)
             seq.blocks = found + pool.take(self._blocks_for(reused + chunk) - len(found))
             seq.stored, seq.computed, seq.reused = len(found), reused, reused
+            if seq.reports_hits and self._cache is not None:
+                self._cache.report_found(seq, len(found))
             self._start(seq, now_us)
             budget -= chunk
             self._compute(seq, chunk)

@@ -40,7 +40,8 @@ class Sequence:
 
     `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. The lowest
     `priority` is served first where the policy asks for it. Only sequences with the same `cache_salt` share blocks, and
-    one that does not read the prefix cache is computed whole though others may use its blocks. Times are microseconds
+    one that does not read the prefix cache is computed whole though others may use its blocks. One that `reports_hits`
+    has KV events tell of the blocks that it found; they also name its `session_id`. Times are microseconds
     of the engine's clock, -1 while they have not happened. `owner` belongs to the caller; the engine never looks at it.
     """
 
@@ -67,9 +68,11 @@ class Sequence:
         "queued_us",
         "reads_prefix_cache",
         "remote_prefill",
+        "reports_hits",
         "reused",
         "room",
         "scheduled_us",
+        "session_id",
         "slot_us",
         "status",
         "stop_reason",
@@ -89,6 +92,8 @@ class Sequence:
         cache_salt: str | None = None,
         reads_prefix_cache: bool = True,
         remote_prefill: bool = False,
+        reports_hits: bool = False,
+        session_id: str | None = None,
         owner: Any = None,
     ) -> None:
         if not prompt:
@@ -115,6 +120,8 @@ class Sequence:
         self.reads_prefix_cache = reads_prefix_cache
         self.remote_prefill = remote_prefill
         """Its prompt was computed by another server."""
+        self.reports_hits = reports_hits
+        self.session_id = session_id
         self.block_hashes: list[bytes] = []
         """Hashes of its first full blocks, as far as they were needed."""
         self.stored = 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence as List
 
+from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.sequence import Sequence
 
 
@@ -11,6 +13,7 @@ class Step:
     """What one call of `Engine.advance` brought about. Lists are in the order of production."""
 
     __slots__ = (
+        "cache_events",
         "cached_tokens",
         "finished",
         "first",
@@ -42,5 +45,7 @@ class Step:
         """Those of `queried_tokens` that were in the prefix cache."""
         self.preempted = 0
         """Sequences that lost their blocks."""
+        self.cache_events: List[CacheEvent] = ()
+        """What came into the prefix cache and went, in that order, since the step before; only where it is wanted."""
         self.wake_us: int | None = None
         """When `advance` wants to be called next; not after the present: at once; None: when a sequence is added."""

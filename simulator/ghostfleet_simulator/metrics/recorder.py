@@ -11,7 +11,7 @@ from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.metrics.families import Time
 from ghostfleet_simulator.metrics.http import HttpMetrics
-from ghostfleet_simulator.metrics.own import OwnMetrics
+from ghostfleet_simulator.metrics.own import KVEventMetrics, OwnMetrics
 from ghostfleet_simulator.metrics.process import ProcessMetrics
 from ghostfleet_simulator.metrics.render import Exposition
 from ghostfleet_simulator.metrics.requests import RequestLog, RequestRecord
@@ -38,6 +38,7 @@ class ServerMetrics:
         self.measures = dialect.measures
         self.http = HttpMetrics(now)
         self.own = OwnMetrics(__version__, now)
+        self.kv_events = KVEventMetrics(now) if config.kv_events.enabled else None
         self.requests = RequestLog()
         """The last requests that ended."""
         self._started_at = now()
@@ -45,7 +46,13 @@ class ServerMetrics:
         self._rank = engine
         self._now = now
         self._exposition = Exposition(
-            [*process.series, *dialect.series, *self.http.series, *self.own.series],
+            [
+                *process.series,
+                *dialect.series,
+                *self.http.series,
+                *self.own.series,
+                *(self.kv_events.series if self.kv_events else ()),
+            ],
             with_created=_created_wanted() if with_created is None else with_created,
             refresh=process.refresh,
         )

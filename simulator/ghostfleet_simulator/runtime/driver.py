@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from collections.abc import Sequence as List
 from typing import Protocol
 
 from ghostfleet_simulator.config import Profile
+from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 from ghostfleet_simulator.engine.step import Step
@@ -50,11 +52,20 @@ class Observer(Protocol):
 class Driver:
     """Runs an engine on a clock and hands tokens to the outputs of their sequences."""
 
-    def __init__(self, engine: Engine, clock: Clock, observer: Observer, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        observer: Observer,
+        outbox: Outbox,
+        publish: Callable[[List[CacheEvent]], None] | None = None,
+    ) -> None:
+        """`publish` is told what each step brought into the prefix cache and took out, once its tokens are sent."""
         self._engine = engine
         self._clock = clock
         self._observer = observer
         self._outbox = outbox
+        self._publish = publish
         self._wake_us: int | None = None
         self._idle: asyncio.Event | None = None
         self._paused = False
@@ -208,6 +219,8 @@ class Driver:
                 observer.on_first_token(seq, there_us)
             for seq in step.finished:
                 observer.on_finished(seq, there_us)
+        if step.cache_events and self._publish is not None:
+            self._publish(step.cache_events)
         if self._idle is not None:
             self._tell_idle()
         # An output may have submitted or aborted meanwhile and thus asked for an earlier pass.

@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ghostfleet_simulator.config import FailureType, ServerConfig
 from ghostfleet_simulator.document import Document, InForce, restart_hash
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.timers import check_pace
+from ghostfleet_simulator.faults.events import EventFaults
 from ghostfleet_simulator.faults.injector import FaultInjector
 from ghostfleet_simulator.faults.readiness import Flapping
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
@@ -32,6 +33,9 @@ from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
 from ghostfleet_simulator.text.answer import Answer, answers_of
 from ghostfleet_simulator.text.detokenize import Detokenizer
 from ghostfleet_simulator.text.tokenizer import Tokenizer, tokenizer_of
+
+if TYPE_CHECKING:
+    from ghostfleet_simulator.kv_events.publisher import Publisher
 
 _log = logging.getLogger("ghostfleet.server")
 
@@ -68,6 +72,9 @@ class SimulatedServer:
         self.faults = FaultInjector(config.seed)
         self.held = Held(float(config.clock.compression))
         """Injected failures that are under way with an answer."""
+        self._event_faults = EventFaults(config.seed, self.metrics.count_fault)
+        self.kv_events = _publisher(config, self._event_faults, self.metrics)
+        """What publishes KV events, where that is wanted."""
         self._flapping = Flapping()
         self._process_faults = ProcessFaults(self.metrics.count_fault, float(config.clock.compression))
         self.started = False
@@ -81,7 +88,8 @@ class SimulatedServer:
         self._clock = clock or WallClock(compression=Fraction(str(config.clock.compression)))
         self.outbox = Outbox()
         """What the outputs of sequences send goes through it."""
-        self._driver = Driver(self._engine, self._clock, self.metrics, self.outbox)
+        publish = self.kv_events.publish if self.kv_events else None
+        self._driver = Driver(self._engine, self._clock, self.metrics, self.outbox, publish)
         self.standby = Standby(self._driver, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
         """Pause and sleep."""
         self._requests = 0
@@ -125,6 +133,7 @@ class SimulatedServer:
         config = self.in_force.document.config
         self._driver.use(config.profile)
         self.faults.use(config.failures, headers=config.failure_headers)
+        self._event_faults.use(config.failures)
         self.held.use(config.failures)
         self._flapping.use(config.failures, self.now_us() / 1e6)
         self._process_faults.use(config.failures)
@@ -200,6 +209,8 @@ class SimulatedServer:
                     cache_salt=work.cache_salt,
                     reads_prefix_cache=work.reads_prefix_cache,
                     remote_prefill=work.remote_prefill,
+                    reports_hits=work.reporting.hits,
+                    session_id=work.reporting.session_id,
                 )
                 seq.owner = make_output(generation, seq, answer, prompt, index)
                 prompts[-1].append(seq)
@@ -235,6 +246,8 @@ class SimulatedServer:
     def start(self) -> None:
         """Say that the server serves."""
         self.started = True
+        if self.kv_events:
+            self.kv_events.start()
         self._process_faults.start()
 
     @property
@@ -262,9 +275,11 @@ class SimulatedServer:
         self.held.stop()
 
     def close(self) -> None:
-        """Release the clock, what injected failures have taken, and `resources`."""
+        """Release the clock and the sockets, what injected failures have taken, and `resources`."""
         self.resources.close()
         self._process_faults.close()
+        if self.kv_events:
+            self.kv_events.close()
         self._clock.close()
 
 
@@ -272,6 +287,14 @@ def _parent(name: str) -> str:
     """Id of the request that a sequence belongs to: of several answers to one prompt each has a number before it."""
     number, _, rest = name.partition("_")
     return rest if rest and number.isdigit() else name
+
+
+def _publisher(config: ServerConfig, faults: EventFaults, metrics: ServerMetrics) -> Publisher | None:
+    if metrics.kv_events is None:
+        return None
+    from ghostfleet_simulator.kv_events.publisher import Publisher  # noqa: PLC0415 - ZeroMQ loads only where needed
+
+    return Publisher(config, faults, metrics.kv_events)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -91,6 +91,16 @@ class Details:
 
 
 @dataclass(frozen=True, slots=True)
+class Reporting:
+    """What KV events tell of a request."""
+
+    session_id: str | None = None
+    """The session it belongs to."""
+    hits: bool = False
+    """The blocks that it finds in the prefix cache, and not only those it adds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """A checked request. Choice `i` of prompt `p` has the index `p * n + i`."""
 
@@ -115,6 +125,7 @@ class Work:
     """The lowest is served first where the policy of the scheduler asks for it."""
     cache_salt: str | None = None
     """Only requests with the same salt share blocks of the KV cache."""
+    reporting: Reporting = Reporting()
     reads_prefix_cache: bool = True
     """Blocks that other sequences have computed are used."""
     remote_prefill: bool = False

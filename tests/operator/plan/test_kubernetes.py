@@ -227,6 +227,22 @@ def test_a_pod_asks_for_little_and_never_for_more_than_its_limit(given_: Any, ex
     assert pod_of(pod={"resources": given_})["spec"]["containers"][0]["resources"] == expected
 
 
+def test_ports_of_kv_events_are_those_that_are_bound() -> None:
+    """On the container and the headless Service, under names of their own; a server that connects has none."""
+    bound = {"enableKvCacheEvents": True, "replayEndpoint": "tcp://*:5600"}
+    connecting = {"enableKvCacheEvents": True, "endpoint": "tcp://epp:5557"}
+    off = {"endpoint": "tcp://*:6000"}
+    for events, expected in ((bound, {"kv-events": 5557, "kv-replay": 5600}), (connecting, {}), (off, {})):
+        (container,) = pod_of(kvEvents=events)["spec"]["containers"]
+        assert {port["name"]: port["containerPort"] for port in container["ports"][2:]} == expected
+        found = made(kvEvents=events)
+        headless, service = found["Service", "alpha-headless"]["spec"], found["Service", "alpha"]["spec"]
+        assert {p["name"]: (p["port"], p["targetPort"]) for p in headless["ports"][1:]} == {
+            name: (port, name) for name, port in expected.items()
+        }
+        assert len(service["ports"]) == 1
+
+
 @pytest.mark.parametrize(
     ("default", "image", "expected"),
     [

@@ -75,3 +75,15 @@ def test_a_profile_that_is_too_fast_for_the_clock_is_told_before_any_pod_has_it(
         resolved(clock={"compression": 50}, profile={"simple": {"interTokenLatency": "20ms"}})
     assert caught.value.reason is Reason.INVALID
     assert "clock.compression: 50 leaves 400us between two tokens" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("events", "field"),
+    [({"endpoint": "tcp://*:8000"}, "endpoint"), ({"replayEndpoint": f"tcp://*:{ADMIN_PORT}"}, "replayEndpoint")],
+)
+def test_kv_events_want_a_port_that_a_pod_has_to_give(events: dict[str, str], field: str) -> None:
+    """Those of the API and of the admin API are taken in every pod."""
+    with pytest.raises(Unresolved, match="is a port that every pod has already") as caught:
+        resolved(kvEvents={"enableKvCacheEvents": True} | events)
+    assert (caught.value.reason, caught.value.field) == (Reason.INVALID, f"spec.kvEvents.{field}")
+    assert resolved(kvEvents=events).config.kv_events.enabled is False

@@ -193,6 +193,31 @@ def test_endpoints_are_the_ready_pods_thirty_two_at_most_in_a_stable_order() -> 
     assert [e["pod"] for e in status["endpoints"]] == [f"p{n:03}" for n in range(33) if n != 5]
 
 
+def test_an_endpoint_tells_where_its_kv_events_are() -> None:
+    """What a subscriber dials, and the topic with the pod's own address in it."""
+    events = {
+        "enableKvCacheEvents": True,
+        "replayEndpoint": "tcp://*:5600",
+        "topic": "kv@$(POD_IP):$(PORT)@$(MODEL)",
+    }
+    status = server_status(seen(plan=planned(kvEvents=events)))
+    assert [(e["address"], e["kvEvents"]) for e in status["endpoints"]] == [
+        (
+            e["address"],
+            {
+                "endpoint": f"tcp://{e['address']}:5557",
+                "replayEndpoint": f"tcp://{e['address']}:5600",
+                "topic": f"kv@{e['address']}:8000@org/model",
+            },
+        )
+        for e in status["endpoints"]
+    ]
+    assert status["endpoints"]
+    connecting = {"enableKvCacheEvents": True, "endpoint": "tcp://epp:5557"}
+    (first, *_) = server_status(seen(plan=planned(kvEvents=connecting)))["endpoints"]
+    assert first["kvEvents"] == {"endpoint": "tcp://epp:5557", "topic": ""}
+
+
 def test_a_transition_time_is_that_of_the_last_change_of_status() -> None:
     first = server_status(seen(replicas=BOTH[:1]))
     second = server_status(on_top(first, 10, workload=workload(updated=1)))  # still not ready, for another reason

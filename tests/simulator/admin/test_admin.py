@@ -232,6 +232,7 @@ async def test_the_state_tells_what_runs(admin: httpx.AsyncClient, server: Simul
         "running": 0,
         "waiting": 0,
         "kvUsage": 0,
+        "kvEvents": None,
     }
 
 

@@ -16,6 +16,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "faults.md"
 NEEDED: dict[str, dict[str, Any]] = {
     "HTTPError": {"status": 500},
     "MemoryGrowth": {"growth": "1Mi", "limit": "1Gi"},
+    "KVEventDelay": {"duration": "1s"},
 }
 
 

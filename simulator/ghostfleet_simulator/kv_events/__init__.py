@@ -1,0 +1,1 @@
+"""KV events as vLLM publishes them: their encodings, the publisher, replay."""
