@@ -141,7 +141,8 @@ def _state(router: APIRouter, server: SimulatedServer) -> None:
 
     @router.get("/requests")
     async def get_requests(limit: Annotated[int, Query(ge=1, le=CAPACITY)] = CAPACITY) -> dict[str, Any]:
-        return {"requests": [record.to_json() for record in server.metrics.requests.newest(limit)]}
+        log = server.metrics.requests
+        return {"total": log.total, "requests": [record.to_json() for record in log.newest(limit)]}
 
     @router.post("/drain", status_code=202)
     async def drain() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as List
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Answer(Protocol):
@@ -35,6 +35,15 @@ class Status(Enum):
     FINISHED = "finished"
 
 
+class Load(NamedTuple):
+    """What a server has to do: the values of three gauges that schedulers read."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+    """0 to 1."""
+
+
 class Sequence:
     """One sequence in the engine.
 
@@ -56,6 +65,7 @@ class Sequence:
         "due_us",
         "finish_reason",
         "first_token_us",
+        "found",
         "id",
         "last_token_us",
         "max_tokens",
@@ -133,6 +143,8 @@ class Sequence:
         self.preemptions = 0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
+        self.found: Load | None = None
+        """The load of the server when it was submitted."""
         self.arrival_us = arrival_us
         self.queued_us = -1
         self.scheduled_us = -1

@@ -166,6 +166,7 @@ class ServerMetrics:
                 latency=(now_us - seq.arrival_us) / 1e6,
                 finish_reason=seq.finish_reason,
                 rank=self._rank,
+                found=seq.found,
             )
         )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from ghostfleet_simulator.engine.sequence import Load
+
 CAPACITY: Final = 256
 """How many requests are remembered."""
 
@@ -28,9 +30,12 @@ class RequestRecord:
     finish_reason: str | None = None
     rank: int = 0
     fault: str | None = None
+    found: Load | None = None
+    """What the server was doing when it came."""
 
     def to_json(self) -> dict[str, Any]:
         """As the admin API tells it; what did not happen is null."""
+        running, waiting, kv_usage = self.found or (None, None, None)
         return {
             "id": self.id,
             "model": self.model,
@@ -38,6 +43,9 @@ class RequestRecord:
             "promptTokens": self.prompt_tokens,
             "cachedTokens": self.cached_tokens,
             "completionTokens": self.completion_tokens,
+            "foundRunning": running,
+            "foundWaiting": waiting,
+            "foundKvUsage": kv_usage,
             "queueSeconds": self.queue_time,
             "timeToFirstTokenSeconds": self.time_to_first_token,
             "latencySeconds": self.latency,
@@ -52,10 +60,13 @@ class RequestLog:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._records: deque[RequestRecord] = deque(maxlen=capacity)
+        self.total = 0
+        """How many there have been."""
 
     def add(self, record: RequestRecord) -> None:
         """Remember a request, and forget the oldest if there is no room."""
         self._records.appendleft(record)
+        self.total += 1
 
     def newest(self, limit: int = CAPACITY) -> list[RequestRecord]:
         """At most `limit` of them, the one that ended last first."""

@@ -11,7 +11,7 @@ from typing import Protocol
 from ghostfleet_simulator.config import Profile
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.engine import Engine
-from ghostfleet_simulator.engine.sequence import Sequence, Status
+from ghostfleet_simulator.engine.sequence import Load, Sequence, Status
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.runtime.clock import Clock
 from ghostfleet_simulator.runtime.outbox import Outbox
@@ -159,8 +159,11 @@ class Driver:
                 seq.owner.finish()
                 self._observer.on_finished(seq, now_us)
             return
+        engine = self._engine
+        load = Load(engine.running, engine.waiting, engine.kv_usage)
         for seq in sequences:
-            self._engine.add(seq, now_us)
+            seq.found = load
+            engine.add(seq, now_us)
         if not self._paused or self._engine.running:
             self._soon(now_us)
 

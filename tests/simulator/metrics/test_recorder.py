@@ -197,6 +197,9 @@ def test_the_last_requests_are_told_newest_first(metrics: ServerMetrics) -> None
         "promptTokens": 20,
         "cachedTokens": 0,
         "completionTokens": 40,
+        "foundRunning": None,
+        "foundWaiting": None,
+        "foundKvUsage": None,
         "queueSeconds": 0,
         "timeToFirstTokenSeconds": pytest.approx(0.1),
         "latencySeconds": pytest.approx(0.88),
@@ -207,6 +210,7 @@ def test_the_last_requests_are_told_newest_first(metrics: ServerMetrics) -> None
     for number in range(300):
         metrics.on_fault(FailureType.RATE_LIMIT, str(number))
     assert [record.id for record in metrics.requests.newest()] == [str(n) for n in range(299, 43, -1)]
+    assert metrics.requests.total == 303
 
 
 def test_faults_wakes_and_the_profile_are_told_under_our_own_names(metrics: ServerMetrics, value: Value) -> None:
