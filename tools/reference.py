@@ -55,7 +55,9 @@ The admin API listens on a port of its own (`--admin-port`; 9101 in a pod). With
 paths of settings that wait for a restart. |
 | `PATCH /admin/config` | Takes over some live fields, a JSON merge patch (RFC 7396); answers as `PUT` does. |
 | `GET /admin/state` | What runs: revision, hash, hash of what needs a restart, readiness, counters, queue, cache use. |
-| `GET /admin/requests?limit=` | `total`, how many answers have ended since the start, and as `requests` the last of them, the newest first, at most 256; with what the server was doing when each came: `foundRunning`, `foundWaiting`, `foundKvUsage`. |
+| `GET /admin/requests?limit=` | `total`, how many answers have ended since the start, and as `requests` the last \
+of them, the newest first, at most 256; with what the server was doing when each came: `foundRunning`, \
+`foundWaiting`, `foundKvUsage`. |
 | `GET /admin/ready` | 200, or 503 while starting or draining, or when `Unready` is injected. |
 | `POST /admin/drain` | 202; readiness goes, running requests go on. |
 
