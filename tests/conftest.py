@@ -1,13 +1,17 @@
-"""What all tests share: `make soak` runs property tests longer and with fresh randomness."""
+"""What all tests share: soaks, turns beside other workers, figures at the end."""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import ssl
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import pytest
 from hypothesis import settings
+from tests.sharing import Sharing, turn
 
 SOAK_FACTOR: Final = 20
 """How many times more examples a property test gets in a soak."""
@@ -29,6 +33,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             setattr(function, _SETTINGS, longer)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows the lines that tests left with `record_property("figures", ...)`."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    lines = [value for report in reports for key, value in report.user_properties if key == "figures"]
+    if lines:
+        terminalreporter.section("figures")
+    for line in lines:
+        terminalreporter.line(str(line))
+
+
 def pytest_configure() -> None:
     """A job in the background of a shell ignores SIGINT, and so would every process that the tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """Each client of httpx reads the machine's certificates, 20 ms of CPU: those of the tests share them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    return Sharing(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Outside the time that a test is given: waiting for its turn is no fault of its own."""
+    with turn(alone=item.get_closest_marker("quiet") is not None):
+        return (yield)

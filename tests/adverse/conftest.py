@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from tests.served import Serve, Served, servers
 
-__all__ = ["Serve", "Served"]
+__all__ = ["Figures", "Serve", "Served"]
+
+Figures = Callable[[str], None]
+
+
+@pytest.fixture
+def figures(record_property: Callable[[str, object], None]) -> Figures:
+    """Takes a line of what a test measured; all are shown before the summary."""
+    return lambda line: record_property("figures", line)
 
 
 @pytest.fixture(scope="module")

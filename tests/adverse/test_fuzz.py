@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .conftest import Serve, Served
+from .conftest import Figures, Serve, Served
 from .fuzz import Tally, cases, fuzz, judged
 
 pytestmark = pytest.mark.soak
@@ -57,7 +57,7 @@ def told(tally: Tally, seed: int) -> str:
     return f"seed {seed}, {len(found)} wrong:\n" + "\n".join(found[:5])
 
 
-def test_no_body_breaks_the_server(fuzzed: Served, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_body_breaks_the_server(fuzzed: Served, figures: Figures) -> None:
     """Mutated bodies of every POST route: no 500, no hang, no broken stream, no growth."""
     seed = random.SystemRandom().randrange(2**32) if SOAK else 4
     source = cases(random.Random(seed))
@@ -65,9 +65,8 @@ def test_no_body_breaks_the_server(fuzzed: Served, capfd: pytest.CaptureFixture[
     before = fuzzed.resident_bytes()
     tally = asyncio.run(fuzz(fuzzed.port, source, RAW_CASES))
     grown = fuzzed.resident_bytes() - before  # what reads large bodies ends by itself (test_loads)
-    with capfd.disabled():
-        statuses = ", ".join(f"{count} x {status}" for status, count in sorted(tally.statuses.items()))
-        sys.stdout.write(f"\nfuzz: {tally.count} cases, seed {seed}: {statuses}; {grown / 2**20:+.0f} MiB\n")
+    statuses = ", ".join(f"{count} x {status}" for status, count in sorted(tally.statuses.items()))
+    figures(f"fuzz: {tally.count} cases, seed {seed}: {statuses}; {grown / 2**20:+.0f} MiB")
     assert not tally.wrong, told(tally, seed)
     assert tally.count == RAW_CASES
     assert tally.statuses[200] > RAW_CASES / 20
@@ -124,7 +123,7 @@ def test_bytes_that_are_no_http_end_their_connection_only(fuzzed: Served, raw: b
     answers_as_ever(fuzzed)
 
 
-def test_schemathesis_finds_no_server_error(fuzzed: Served, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_schemathesis_finds_no_server_error(fuzzed: Served, tmp_path: Path, figures: Figures) -> None:
     """The tool reads our OpenAPI document and makes requests of it, valid and invalid ones."""
     command = [
         *(Path(sys.executable).with_name("schemathesis"), "run", f"{fuzzed.url}/openapi.json"),
@@ -143,12 +142,7 @@ def test_schemathesis_finds_no_server_error(fuzzed: Served, tmp_path: Path, capf
         *([] if SOAK else ["--seed", "1"]),
     ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=3600)
-    with capfd.disabled():
-        sys.stdout.write(
-            "\nschemathesis: "
-            + "; ".join(line.strip() for line in ended.stdout.splitlines() if "generated" in line)
-            + "\n"
-        )
+    figures("schemathesis: " + "; ".join(line.strip() for line in ended.stdout.splitlines() if "generated" in line))
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]
     assert re.search(r"\d+ generated", ended.stdout), ended.stdout[-2000:]
     answers_as_ever(fuzzed)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Serve, Served
+from .conftest import Figures, Serve, Served
 from .loads import IDLE, LOADS, Load
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.quiet]
 SOAK = os.environ.get("GHOSTFLEET_SOAK") == "1"
 SECONDS = 10.0 if SOAK else 2.0
 STREAMS, ITL_MS = 16, 20
@@ -80,9 +80,7 @@ def on_time(calm: dict[str, float], under: dict[str, float]) -> bool:
 
 
 @pytest.mark.parametrize("load", LOADS, ids=lambda load: load.__name__)
-def test_others_keep_their_pace(
-    paced: Served, calm: dict[str, float], load: Load, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_others_keep_their_pace(paced: Served, calm: dict[str, float], load: Load, figures: Figures) -> None:
     """Their tokens are on time, and memory comes back.
 
     Neighbours on the machine may hold up a run; what the server itself holds up it does in every run.
@@ -95,18 +93,14 @@ def test_others_keep_their_pace(
         asyncio.run(load(paced.port, SECONDS))
         under = seen(watch)
         state = paced.until(running=0, waiting=0, kvUsage=0.0)
-        with capfd.disabled():
-            figures = "; ".join(
-                f"{key} {calm[key]:.1f} -> {under[key]:.1f}" for key in sorted(under) if key.endswith("_ms")
-            )
-            sys.stdout.write(f"\n{load.__name__}: {figures}\n")
+        changes = (f"{key} {calm[key]:.1f} -> {under[key]:.1f}" for key in sorted(under) if key.endswith("_ms"))
+        figures(f"{load.__name__}: {'; '.join(changes)}")
         if on_time(calm, under):
             break
     else:
         pytest.fail(f"late in each of {ATTEMPTS} runs: {under}, in peace {calm}")
     growth = grown(paced, before)
-    with capfd.disabled():
-        sys.stdout.write(f"{load.__name__}: {growth / 2**20:+.1f} MiB\n")
+    figures(f"{load.__name__}: {growth / 2**20:+.1f} MiB")
     assert growth < MOST_GROWTH_BYTES, state
     assert paced.process.poll() is None
     assert "Traceback" not in paced.log.read_text()

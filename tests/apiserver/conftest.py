@@ -139,9 +139,9 @@ def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pyte
     return start
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def operator(start_operator: StartOperator) -> Iterator[Operator]:
-    """The operator that works on every namespace of the session, looking at pods every second."""
+    """An operator that works on every namespace, looking at pods every second; it ends with the tests of its file."""
     timing = ("--observe-seconds", "1", "--resync-seconds", "3")
     with start_operator(*timing, "--cluster-profiles", "--log-level", "debug") as started:
         yield started

@@ -122,6 +122,7 @@ def test_a_running_server_is_used_and_left_running() -> None:
         ("http://127.0.0.1:8000", 2**22 + 1, "no such process"),
         ("http://127.0.0.1:1", os.getpid(), "nothing answers"),
     ],
+    ids=["no URL", "no process", "no server"],
 )
 def test_a_running_server_that_is_not_there_is_told(url: str, pid: int, message: str) -> None:
     """One line each for a bad address, a missing process and a silent port."""

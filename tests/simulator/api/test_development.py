@@ -98,19 +98,20 @@ async def test_a_pause_that_waits_lets_what_runs_end(dev: Running) -> None:
 @pytest.mark.parametrize("clear_cache", ["true", "false"])
 async def test_a_pause_that_keeps_freezes_what_runs_and_what_comes(dev: Running, clear_cache: str) -> None:
     """They go on afterwards, and to their last token; nothing comes meanwhile, and no burst follows."""
-    before = ask(dev, max_tokens=10, ignore_eos=True)
+    before = ask(dev, max_tokens=20, ignore_eos=True)
     await until(dev, RUNNING, 1)
     await dev.client.post("/pause", params={"mode": "keep", "clear_cache": clear_cache})
     during = ask(dev, max_tokens=3, ignore_eos=True)
     produced = await dev.value("vllm:generation_tokens_total")
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.5)  # longer than the tokens would take
     assert await dev.value("vllm:generation_tokens_total") == produced
     assert not before.done()
     assert not during.done()
     resumed = asyncio.get_running_loop().time()
     await dev.client.post("/resume")
-    assert (await before).json()["usage"]["completion_tokens"] == 10
-    assert asyncio.get_running_loop().time() - resumed > 0.02 * (10 - produced - 2)
+    assert (await before).json()["usage"]["completion_tokens"] == 20
+    # Not all of it: tokens that were due before the pause may have been held up by the machine.
+    assert asyncio.get_running_loop().time() - resumed > 0.02 * (20 - produced) / 2
     assert (await during).json()["usage"]["completion_tokens"] == 3
 
 

@@ -1,0 +1,42 @@
+"""How a test run with several workers (`pytest -n 2`, as `make test` does) shares the tests and the machine out."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+TOGETHER: Final = ("tests/apiserver/", "tests/local/")
+"""One worker has all of such a folder: its tests share a control plane, or the loopback addresses of this machine."""
+
+
+class Sharing(LoadFileScheduling):
+    """A file goes to the worker that is free next, in the order of the collection; folders of `TOGETHER` go whole.
+
+    So fixtures of a module or package are made once, as without workers.
+    """
+
+    def __init__(self, config: pytest.Config, log: object = None) -> None:
+        super().__init__(config, log)
+        # Sorting by the number of tests would put the longest last: few tests, each of which waits for processes.
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        whole = next((folder for folder in TOGETHER if nodeid.startswith(folder)), None)
+        return whole or super()._split_scope(nodeid)
+
+
+@contextmanager
+def turn(*, alone: bool) -> Iterator[None]:
+    """The time of one test: beside those of other workers, or `alone` on the machine as far as tests go."""
+    with Path(__file__).open("rb") as running, Path(__file__).with_name("conftest.py").open("rb") as door:
+        # Who waits to be alone holds the door meanwhile, or one worker after the other would slip in.
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
