@@ -55,7 +55,7 @@ def texts(schema: Schema) -> st.SearchStrategy[str]:
         return st.text(min_size=schema.get("minLength", 0), max_size=min(schema["maxLength"], 20))
     pattern = re.compile(schema["pattern"])
     found = st.from_regex(schema["pattern"], fullmatch=True, alphabet=st.characters(exclude_categories=["Cs"]))
-    return found.filter(lambda text: len(text) <= schema["maxLength"] and bool(pattern.fullmatch(text)))
+    return found.filter(lambda text: len(text) <= schema.get("maxLength", 99) and bool(pattern.fullmatch(text)))
 
 
 def instances(schema: Schema) -> st.SearchStrategy[Any]:

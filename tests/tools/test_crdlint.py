@@ -96,6 +96,12 @@ spec:
 
 TEXT = {"type": "string", "maxLength": 9, "description": "Text."}
 NUMBER = {"type": "integer", "format": "int32", "minimum": 0, "description": "Number."}
+QUANTITY = {
+    "x-kubernetes-int-or-string": True,
+    "pattern": "^[0-9+]{1,3}(ms)?$",
+    "minimum": 0,
+    "description": "Quantity.",
+}
 TREE = {"type": "object", "description": "Tree.", "properties": {"a": TEXT}}
 
 Change = Callable[[dict[str, Any]], Any]
@@ -236,7 +242,8 @@ CASES: list[tuple[str, Change, str]] = [
     ("lists_say_how_they_merge", changed("crew", x_kubernetes_list_map_keys=["age"]), "spec.crew: its key age"),
     ("lists_are_bounded", changed("crew", maxItems=None), "spec.crew"),
     ("strings_are_bounded", changed("rest", maxLength=None), "spec.rest"),
-    ("strings_are_bounded", changed("pauseDuration", maxLength=None), "spec.pauseDuration"),
+    ("strings_are_bounded", named("pause", {k: v for k, v in QUANTITY.items() if k != "pattern"}), "spec.pause"),
+    ("strings_are_bounded", named("pause", QUANTITY | {"pattern": "^[0-9]+ms$"}), "spec.pause"),
     ("maps_are_bounded", changed("labels", maxProperties=None), "spec.labels"),
     ("integers_are_bounded", changed("count", format=None), "spec.count: is neither"),
     ("integers_are_bounded", changed("count", minimum=None), "spec.count: has no minimum"),
@@ -266,6 +273,12 @@ def test_a_crd_that_breaks_a_rule_is_found(rule_name: str, change: Change, part:
     change(crd)
     lines = [line for line in found(crd) if line.endswith(f"({rule_name})")]
     assert any(part in line for line in lines), found(crd)
+
+
+def test_a_pattern_can_be_the_bound_of_a_string() -> None:
+    crd = copy.deepcopy(CLEAN)
+    named("pause", QUANTITY)(crd)
+    assert found(crd) == []
 
 
 def test_there_is_a_broken_crd_for_every_rule_and_every_rule_says_what_it_asks_for() -> None:

@@ -82,9 +82,10 @@ def lists_are_bounded(crd: Crd) -> Iterator[Finding]:
 
 
 def strings_are_bounded(crd: Crd) -> Iterator[Finding]:
-    """A string has a most length, an enumeration or a format that has one."""
+    """A string has a most length, or an enumeration, a format or a pattern that bounds it."""
     for field in crd.fields:
         bounded = {"maxLength", "enum"} & field.schema.keys() or field.schema.get("format") == "date-time"
+        bounded = bounded or _is_finite(field.schema.get("pattern", ".*"))
         if field.type in ("string", "int-or-string") and not bounded and not _in_frame(field.path):
             yield Finding(field.path, "has no maxLength")
 
@@ -150,6 +151,11 @@ def patterns_are_anchored(crd: Crd) -> Iterator[Finding]:
             yield Finding(field.path, f"its pattern is not anchored: {pattern}")
         if re.search(r"\(\?[=!<]|\\[1-9]", pattern):
             yield Finding(field.path, f"its pattern has what RE2 does not know: {pattern}")
+
+
+def _is_finite(pattern: str) -> bool:
+    """Whether a pattern repeats nothing without end."""
+    return not re.search(r"[*+]|\{[0-9]+,\}", re.sub(r"\\.|\[[^\]]*\]", "", pattern))
 
 
 def _in_frame(path: str) -> bool:

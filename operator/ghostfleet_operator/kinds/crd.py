@@ -32,7 +32,7 @@ from ghostfleet_operator.kinds.server import SimulatedModelServer
 
 MOST_BYTES: Final = 60_000
 """Size of a CRD: a quarter of what client-side apply keeps in an annotation, and room in etcd for more versions."""
-_LONGEST_DESCRIPTION: Final = 160
+_LONGEST_DESCRIPTION: Final = 120
 """What a field means in more words is in the reference of the docs."""
 
 
@@ -190,9 +190,8 @@ _HEADER: Final = "# Made from the models by `make crds`; do not edit.\n"
 
 def _yaml(tree: Mapping[str, Any]) -> str:
     """A CRD, or a part of it from the top, as YAML."""
-    head, tail = {**tree, "spec": {**tree["spec"]}}, {}
-    tail["versions"] = head["spec"].pop("versions")
-    return to_yaml(head) + indent(to_lines(tail), "  ")
+    head = {**tree, "spec": {key: value for key, value in tree["spec"].items() if key != "versions"}}
+    return to_yaml(head) + indent(to_lines({"versions": tree["spec"]["versions"]}), "  ")
 
 
 def manifest(kind: Kind) -> str:

@@ -125,8 +125,13 @@ SERVER_RULES: Final = (
 )
 """Of a server, beside those of its own profile."""
 
-PROFILE_LATER: Final = (
+_QUANTITIES: Final = (
     Later("*", "finer than a nanosecond|longer than a year", "A duration is whole nanoseconds, and at most a year."),
+    Later("*", r"^\d+ is not a", "A quantity that is a bare number has no more digits than one that is a string."),
+)
+
+PROFILE_LATER: Final = (
+    *_QUANTITIES,
     Later("simple.tick", "is not between", "`simple.tick` is from 10us to 1s."),
     Later("simple.*StdDev", "too large for a mean", "A deviation in `simple` is at most 30 % of its mean."),
     Later("roofline.model", "is not known", "`roofline.model` is the name of a shipped model shape."),
@@ -136,7 +141,7 @@ PROFILE_LATER: Final = (
 """Of a profile, with paths from there."""
 
 SERVER_LATER: Final = (
-    PROFILE_LATER[0],
+    *_QUANTITIES,
     Later("engine.version", "whose behaviour is known", "`engine.version` is a version of vLLM that is simulated."),
     Later("answers.length.buckets*", "is not above", "`upTo` of `answers.length.buckets` grows from one to the next."),
     Later("failures", "add up to", "Probabilities of `failures` with the same `match` add up to at most 1."),

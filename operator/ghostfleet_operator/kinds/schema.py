@@ -56,7 +56,8 @@ class _Converter:
         if "description" in raw:
             schema["description"] = _prose(raw["description"])
         if raw.get("x-kubernetes-int-or-string"):
-            schema |= {"x-kubernetes-int-or-string": True} | _kept(raw, (*_KEPT, "minimum", "maximum"))
+            # The patterns of quantities bound their lengths.
+            schema |= {"x-kubernetes-int-or-string": True} | _kept(raw, ("pattern", "minimum"))
         else:
             kind = raw.get("type", "")
             if kind not in self._parts:
