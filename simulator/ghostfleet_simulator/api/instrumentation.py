@@ -1,12 +1,16 @@
-"""What every answer has in common: HTTP metrics and the header that tells which revision is in force."""
+"""What every answer has in common: HTTP metrics and the headers that tell which pod answered, and by which revision."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ghostfleet_simulator.config import ServerConfig
 
 # Searched in the path, not compared with it: /v1/load_lora_adapter is left out as well, as in vLLM.
 _EXCLUDED: Final = re.compile("/metrics|/health|/load|/ping|/version|/server_info")
@@ -31,6 +35,10 @@ class Observed(Protocol):
         """Told of every response that ended."""
 
     @property
+    def config(self) -> ServerConfig:
+        """What the server was started with."""
+
+    @property
     def in_force(self) -> _State:
         """The configuration in force."""
 
@@ -41,12 +49,25 @@ def _length(headers: list[tuple[bytes, bytes]]) -> int:
     return int(value) if value.isdigit() else 0
 
 
-class Instrumented:
-    """ASGI middleware that counts responses as prometheus-fastapi-instrumentator 8 does: streams once they ended."""
+def _whereabouts(port: int, environ: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """The headers that name the pod, as those of llm-d-inference-sim do; none where the environment names no pod."""
+    named = {"pod": environ.get("POD_NAME"), "namespace": environ.get("POD_NAMESPACE") or environ.get("NAMESPACE")}
+    if not named["pod"]:
+        return []
+    named["port"] = str(port)
+    return [(f"x-inference-{what}".encode(), name.encode()) for what, name in named.items() if name]
 
-    def __init__(self, app: ASGIApp, server: Observed) -> None:
+
+class Instrumented:
+    """ASGI middleware that counts responses as prometheus-fastapi-instrumentator 8 does: streams once they ended.
+
+    What it adds to them are the headers that tell which pod answered, with which configuration.
+    """
+
+    def __init__(self, app: ASGIApp, server: Observed, environ: Mapping[str, str] = os.environ) -> None:
         self._app = app
         self._server = server
+        self._whereabouts = _whereabouts(server.config.listen.port, environ)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -62,7 +83,7 @@ class Instrumented:
             if message["type"] == "http.response.start":
                 status, headers = message["status"], message["headers"]
                 sent = _length(headers)
-                message = {**message, "headers": [*headers, revision]}
+                message = {**message, "headers": [*headers, revision, *self._whereabouts]}
             await send(message)
 
         try:

@@ -308,6 +308,23 @@ async def test_a_client_that_goes_away_frees_its_place(start: Start, stream: boo
 # --- headers and metrics --------------------------------------------------------------------------
 
 
+async def test_answers_name_the_pod(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamed or not, as the end-to-end tests of llm-d's scheduler read it; the namespace by either variable."""
+    monkeypatch.setenv("POD_NAME", "pod-7")
+    monkeypatch.setenv("NAMESPACE", "fleet")
+    running = await start()
+    for stream in (False, True):
+        headers = (await running.post(CHAT, chat(stream=stream))).headers
+        told = {name: value for name, value in headers.items() if name.startswith("x-inference-")}
+        port = str(running.server.config.listen.port)
+        assert told == {"x-inference-pod": "pod-7", "x-inference-namespace": "fleet", "x-inference-port": port}
+
+
+async def test_answers_outside_of_pods_name_none(running: Running) -> None:
+    """As a vLLM's do not."""
+    assert not [name for name in (await running.post(CHAT, chat())).headers if name.startswith("x-inference-")]
+
+
 async def test_answers_name_the_revision_in_force(running: Running) -> None:
     """Whatever the answer, it tells which configuration made it."""
     for response in (
