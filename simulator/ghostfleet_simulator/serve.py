@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Coroutine, Iterator
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from ghostfleet_simulator.api.admin import build_admin
 from ghostfleet_simulator.api.app import build_app
 from ghostfleet_simulator.api.protocol import StreamingProtocol
+from ghostfleet_simulator.bearer import Bearer
 from ghostfleet_simulator.config import Listen, ServerConfig
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.flags import Options
@@ -133,6 +135,13 @@ def _address(listen: Listen) -> str:
     return f"http://{host}:{listen.port}" if listen.uds is None else f"unix:{listen.uds}"
 
 
+def _bearer(options: Options) -> Bearer | None:
+    if options.admin_token_file is None:
+        return None
+    # The operator's pods have these; it sends each of them a token that no other one takes.
+    return Bearer(options.admin_token_file, os.environ.get("POD_NAME", ""), os.environ.get("POD_IP", ""))
+
+
 async def _serve(config: ServerConfig, document: Document | None, options: Options) -> None:
     listen = config.listen
     # Bound before anything else, so that a taken port is told at once; listening begins when the server is ready.
@@ -143,7 +152,7 @@ async def _serve(config: ServerConfig, document: Document | None, options: Optio
     stop = _stop_signal()
     grace = listen.shutdown_timeout_seconds
     api = _listener(build_app(server, options.api_keys), grace + 5)
-    admin = _listener(build_admin(server, options.admin_token_file), 1) if "admin_port" in sockets else None
+    admin = _listener(build_admin(server, _bearer(options)), 1) if "admin_port" in sockets else None
     async with AsyncExitStack() as stack:
         stack.callback(server.close)
         group = await stack.enter_async_context(asyncio.TaskGroup())

@@ -5,12 +5,10 @@ Errors are `{"error": {"message", ...}}`; one about the content of a body has `p
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
@@ -19,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as RouterError
 
 from ghostfleet_simulator.api.injected import FAULT_HEADER
+from ghostfleet_simulator.bearer import Bearer
 from ghostfleet_simulator.config import FailureType
 from ghostfleet_simulator.document import Document, InForce, Refused, differing, restart_hash
 from ghostfleet_simulator.metrics.requests import CAPACITY
@@ -31,52 +30,23 @@ LARGEST_BODY: Final = 2**20
 _log = logging.getLogger("ghostfleet.admin")
 
 
-class _Token:
-    """The bearer token in a file that may be replaced at any time; without a file everyone may do everything."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        self._read_as: tuple[int, int, int] | None = None
-        self._token = b""
-        self._complaint = ""
-
-    def _current(self, file: Path) -> bytes:
-        """The token; empty, which opens nothing, while the file cannot be read or is empty."""
-        try:
-            stat = file.stat()
-            read_as = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-            if read_as != self._read_as:
-                self._token = file.read_bytes().strip()
-                self._read_as = read_as
-                self._complain("" if self._token else "it is empty")
-        except OSError as error:
-            self._read_as, self._token = None, b""
-            self._complain(error.strerror or str(error))
-        return self._token
-
-    def _complain(self, reason: str) -> None:
-        if reason and reason != self._complaint:
-            _log.error("the admin API lets nobody in: no token in %s: %s", self._file, reason)
-        self._complaint = reason
-
-    async def check(self, request: Request) -> None:
-        """Refuse a request without the token."""
-        if self._file is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        token = self._current(self._file)
-        if scheme.lower() != "bearer" or not token or not hmac.compare_digest(given.strip().encode(), token):
+def _guard(bearer: Bearer | None) -> Callable[[Request], Awaitable[None]]:
+    async def check(request: Request) -> None:
+        """Refuse a request without a token."""
+        if bearer and not bearer.accepts(request.headers.get("authorization", "")):
             raise HTTPException(
                 401,
                 "the admin token is missing or wrong: send it as 'Authorization: Bearer <token>'",
                 {"www-authenticate": "Bearer"},
             )
 
+    return check
 
-def build_admin(server: SimulatedServer, token_file: Path | None) -> FastAPI:
-    """The admin API of `server`; with a token file, every route but `/admin/ready` wants the token in it."""
+
+def build_admin(server: SimulatedServer, bearer: Bearer | None) -> FastAPI:
+    """The admin API of `server`; with `bearer` every route but `/admin/ready` wants a token, else nobody needs one."""
     app = FastAPI(title="Ghostfleet admin API", openapi_url=None)
-    guarded = APIRouter(prefix="/admin", dependencies=[Depends(_Token(token_file).check)])
+    guarded = APIRouter(prefix="/admin", dependencies=[Depends(_guard(bearer))])
     _configuration(guarded, server)
     _state(guarded, server)
     app.include_router(guarded)

@@ -12,12 +12,15 @@ import httpx
 import pytest
 
 from ghostfleet_simulator.api.admin import LARGEST_BODY, build_admin
+from ghostfleet_simulator.bearer import Bearer, bound
 from ghostfleet_simulator.config import Endpoint, FailureType, ServerConfig
 from ghostfleet_simulator.document import Document, live_hash, restart_hash
 from ghostfleet_simulator.problems import validated
 from ghostfleet_simulator.runtime.clock import VirtualClock
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.text.tokenizer import Tokenizer
+
+POD = ("one-5d4f8c7b9-a", "10.0.0.7")
 
 
 def _config(latency: Any = 20, **blocks: Any) -> ServerConfig:
@@ -45,7 +48,8 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def _client(server: SimulatedServer, token_file: Path | None = None, token: str = "") -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(build_admin(server, token_file), raise_app_exceptions=False)
+    bearer = Bearer(token_file, *POD) if token_file else None
+    transport = httpx.ASGITransport(build_admin(server, bearer), raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     return httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers)
 
@@ -317,6 +321,37 @@ async def test_a_replaced_token_is_read_again(server: SimulatedServer, token_fil
         assert (await admin.get("/admin/state")).status_code == 401
         fresh = {"authorization": "Bearer fresh!"}
         assert (await admin.get("/admin/state", headers=fresh)).status_code == 200
+
+
+async def test_while_tokens_change_the_old_and_the_new_one_are_good(server: SimulatedServer, token_file: Path) -> None:
+    """Several lines are several tokens, whatever the ends of the lines; one that is gone from the file is no longer."""
+    token_file.write_bytes(b"newer\r\n s3cret\n\n")
+    async with _client(server, token_file) as admin:
+
+        async def status(token: str) -> int:
+            return (await admin.get("/admin/state", headers={"authorization": f"Bearer {token}"})).status_code
+
+        assert [await status(token) for token in ("newer", "s3cret", "newer s3cret", "", "older")] == [
+            200,
+            200,
+            401,
+            401,
+            401,
+        ]
+        token_file.write_text("newer\n")
+        assert [await status(token) for token in ("newer", "s3cret")] == [200, 401]
+
+
+async def test_a_pod_takes_the_form_of_a_token_that_is_bound_to_it_and_to_no_other(
+    server: SimulatedServer, token_file: Path
+) -> None:
+    """So an operator that still sends to the address of a pod that is gone gives nothing away."""
+    name, address = POD
+    wanted = {(name, address): 200, (name, "10.0.0.8"): 401, ("one-5d4f8c7b9-b", address): 401}
+    async with _client(server, token_file) as admin:
+        for pod, status in wanted.items():
+            header = {"authorization": f"Bearer {bound(b's3cret', *pod)}"}
+            assert (await admin.get("/admin/state", headers=header)).status_code == status, pod
 
 
 @pytest.mark.parametrize("content", [None, "", " \n"])
