@@ -46,7 +46,8 @@ Quantities have units: `12.5ms`, `1.5s`, `250us`; a bare number is milliseconds.
 ## Changing a running server
 
 The admin API listens on a port of its own (`--admin-port`; 9101 in a pod). With `--admin-token-file` every route but
-`/admin/ready` wants `Authorization: Bearer <content of the file>`; a replaced file is read again.
+`/admin/ready` wants `Authorization: Bearer <token>`. A replaced file is read again; each line of it is a token, so
+that an old one can go on for a while beside the new one.
 
 | request | answer |
 | --- | --- |

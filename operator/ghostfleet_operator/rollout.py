@@ -35,11 +35,13 @@ _ENDED: Final = ("stop", "length", "repetition", "abort")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server to talk to: its name in messages, the base URL of its admin API and the bearer token ("" for none)."""
+    """A server to talk to: its name in messages, the base URL of its admin API, the bearer token ("" for none) and
+    others to try where that one is refused."""
 
     name: str
     admin_url: str
     token: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,7 @@ async def push_one(target: Target, document: Document, body: bytes, send: Send) 
     """
 
     async def put() -> Ack:
-        headers = {"content-type": "application/json", **_headers(target)}
-        answer = await send("PUT", _url(target, "config"), headers, body)
+        answer = await _ask(target, send, "PUT", "config", body)
         if answer.status == HTTPStatus.OK:
             said = _reported(target, answer)
             return said if said.reason else _judged(await _state(target, send), document)
@@ -149,16 +150,19 @@ def over_httpx(client: httpx.AsyncClient) -> Send:
     return send
 
 
-def _url(target: Target, page: str) -> str:
-    return f"{target.admin_url.rstrip('/')}/admin/{page}"
-
-
-def _headers(target: Target) -> dict[str, str]:
-    return {"authorization": f"Bearer {target.token}"} if target.token else {}
+async def _ask(target: Target, send: Send, method: str, page: str, body: bytes | None = None) -> Answer:
+    """The answer to the first token that is not refused; to the last one where all are."""
+    url = f"{target.admin_url.rstrip('/')}/admin/{page}"
+    plain = {"content-type": "application/json"} if body else {}
+    for token in (target.token, *target.others):
+        answer = await send(method, url, {**plain, "authorization": f"Bearer {token}"} if token else plain, body)
+        if answer.status != HTTPStatus.UNAUTHORIZED:
+            break
+    return answer
 
 
 async def _state(target: Target, send: Send) -> Ack:
-    answer = await send("GET", _url(target, "state"), _headers(target), None)
+    answer = await _ask(target, send, "GET", "state")
     if answer.status != HTTPStatus.OK:
         return Ack(target, None, None, _refusal(answer))
     return _reported(target, answer)

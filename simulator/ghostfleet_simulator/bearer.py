@@ -20,7 +20,7 @@ def bound(token: bytes, pod: str, address: str) -> str:
 
 
 class Bearer:
-    """Tokens in a file that may be replaced at any time, one a line: the newest first, then those that go on for a while.
+    """Tokens in a file that may be replaced at any time, one a line: the newest first, then those that still count.
 
     In a pod, told by its name and its address, each of them is accepted in its bound form, too.
     """

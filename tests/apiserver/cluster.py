@@ -179,8 +179,12 @@ class Pods:
             }
         )
 
+    def name_of(self, suffix: str) -> str:
+        """Name of the pod that ends in `suffix`."""
+        return f"{self.replica_set['metadata']['name']}-{suffix}"
+
     def add(self, suffix: str, address: str, *, ready: bool = True) -> Json:
-        name = f"{self.replica_set['metadata']['name']}-{suffix}"
+        name = self.name_of(suffix)
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",

@@ -82,7 +82,7 @@ class Process:
                 api=api,  # type: ignore[arg-type]  # passes every call of the protocol on by name
                 store=Store(),
                 send=over_httpx(http),
-                settings=Settings(simulator_image="sim:1", key=b"k" * 32),
+                settings=Settings(simulator_image="sim:1", keys=lambda: (b"k" * 32,)),
                 recorder=Recorder(api, lambda: datetime.now(UTC), "test"),  # type: ignore[arg-type]  # as above
                 observer=Silent(),
                 add=lambda _key, _delay: None,

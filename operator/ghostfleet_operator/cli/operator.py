@@ -75,7 +75,7 @@ def _parser(environ: Mapping[str, str]) -> Parser:
         "--key-file",
         metavar="FILE",
         default=environ.get("GHOSTFLEET_KEY_FILE"),
-        help="secret that admin tokens come from, at least 16 bytes (GHOSTFLEET_KEY_FILE)",
+        help="keys that admin tokens come from, one of 16 bytes or more a line (GHOSTFLEET_KEY_FILE)",
     )
     add("--health-host", metavar="ADDRESS", help="address of /healthz, /readyz and /metrics")
     add("--health-port", metavar="PORT", type=_number(int, 0, 65535), help="port of /healthz, /readyz and /metrics")

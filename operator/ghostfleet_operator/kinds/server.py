@@ -103,6 +103,9 @@ class ServerSpec(Behaviour, FixedConfig):
     suspend: Annotated[bool, Effect("starts or stops pods")] = False
     """Stops all pods and keeps the rest, whatever `replicas` says."""
 
+    admin_token_epoch: Annotated[int, Field(ge=1, le=2**31 - 1), Effect("gives pods another admin token")] = 1
+    """Raise it where the admin token of this server became known: its pods get another one, within two minutes."""
+
     profile_ref: ProfileRef | None = None
     """Profile to use, by name. Exactly one of `profileRef` and `profile` is set."""
 

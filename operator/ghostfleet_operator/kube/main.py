@@ -8,10 +8,10 @@ import sys
 
 from prometheus_client import disable_created_metrics
 
+from ghostfleet_operator.kube.keys import KeyFile
 from ghostfleet_operator.kube.options import OperatorOptions
 from ghostfleet_operator.kube.process import OperatorProcess
 from ghostfleet_operator.reconcile.api import KubeError
-from ghostfleet_operator.reconcile.token import SHORTEST_KEY
 from ghostfleet_simulator import logs
 from ghostfleet_simulator.config import LogLevel
 
@@ -19,26 +19,26 @@ from ghostfleet_simulator.config import LogLevel
 def run(options: OperatorOptions) -> int:
     """Run the operator until SIGTERM or SIGINT; 0 when asked to stop, 1 when it cannot go on, 2 for a bad option."""
     try:
-        key = options.key_file.read_bytes().strip()
+        keys = KeyFile(options.key_file)
     except OSError as error:
         return _complain(f"cannot read the key file {options.key_file}: {error.strerror}", 2)
-    if len(key) < SHORTEST_KEY:
-        return _complain(f"the key file {options.key_file} must hold at least {SHORTEST_KEY} bytes", 2)
+    except ValueError as error:
+        return _complain(f"the key file {error}", 2)
     # When a series began is told by none of the dashboards, and would double the scrape.
     disable_created_metrics()
     logs.set_up(options.log_level, options.log_format)
     # kopf tells of every handler it calls; what matters of that is in our own lines.
     logging.getLogger("kopf").setLevel(logging.DEBUG if options.log_level is LogLevel.DEBUG else logging.WARNING)
     try:
-        return asyncio.run(_serve(options, key))
+        return asyncio.run(_serve(options, keys))
     except KubeError as error:
         return _complain(str(error), 1)
     except OSError as error:
         return _complain(f"cannot listen on {options.health_host}:{options.health_port}: {error.strerror}", 1)
 
 
-async def _serve(options: OperatorOptions, key: bytes) -> int:
-    return await OperatorProcess(options, key).run()
+async def _serve(options: OperatorOptions, keys: KeyFile) -> int:
+    return await OperatorProcess(options, keys).run()
 
 
 def _complain(message: str, code: int) -> int:

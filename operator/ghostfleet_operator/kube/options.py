@@ -17,7 +17,7 @@ class OperatorOptions:
     """Image of the simulator pods, where a server does not name its own."""
 
     key_file: Path
-    """File with the secret that admin tokens are derived from: at least 16 bytes, the same at every start."""
+    """File with the keys that admin tokens are derived from, one of 16 bytes or more a line, the newest first."""
 
     namespaces: tuple[str, ...] = ()
     """Namespaces to work in; none means all of them."""

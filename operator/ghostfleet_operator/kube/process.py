@@ -35,6 +35,7 @@ from ghostfleet_operator.reconcile.passes import Settings
 from ghostfleet_operator.reconcile.profile import ProfileReconciler
 from ghostfleet_operator.reconcile.server import ServerReconciler
 from ghostfleet_operator.reconcile.store import Store
+from ghostfleet_operator.reconcile.token import Keys
 from ghostfleet_operator.workqueue import WorkQueue, WriteBudget
 
 _CRD_WAIT_SECONDS: Final = 2.0
@@ -47,7 +48,7 @@ log = logging.getLogger("ghostfleet.operator")
 class OperatorProcess:
     """One operator in one event loop; `run` it once."""
 
-    def __init__(self, options: OperatorOptions, key: bytes) -> None:
+    def __init__(self, options: OperatorOptions, keys: Keys) -> None:
         self._options = options
         self._login = Login(options.kubeconfig, options.context)
         self._rng = random.Random()
@@ -62,7 +63,7 @@ class OperatorProcess:
         self._store = Store()
         self._own = (SERVER, PROFILE, *((CLUSTER_PROFILE,) if options.cluster_profiles else ()))
         self._mapper = Mapper(self._store, self._queue.add, self._own)
-        self._servers = self._server_reconciler(key)
+        self._servers = self._server_reconciler(keys)
         self._passes: dict[Kind, Callable[[str, str], Awaitable[float | None]]] = {
             kind: (self._servers if kind == SERVER else self._profiles(kind)).reconcile for kind in self._own
         }
@@ -176,11 +177,11 @@ class OperatorProcess:
     def _leads(self) -> bool:
         return self._elector.leading if self._elector else self._workers is not None
 
-    def _server_reconciler(self, key: bytes) -> ServerReconciler:
+    def _server_reconciler(self, keys: Keys) -> ServerReconciler:
         options = self._options
         settings = Settings(
             simulator_image=options.simulator_image,
-            key=key,
+            keys=keys,
             image_pull_policy=options.image_pull_policy,
             image_pull_secrets=options.image_pull_secrets,
             observe_seconds=options.observe_seconds,

@@ -57,10 +57,10 @@ class Owner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator adds to every plan: the default image, the server's admin token, and its own pull settings."""
+    """What the operator adds to every plan: the default image, the server's admin tokens, and its own pull settings."""
 
     simulator_image: str
-    token: str = field(repr=False)
+    tokens: tuple[str, ...] = field(repr=False)
     image_pull_policy: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
 
@@ -98,7 +98,7 @@ def children(plan: ServerPlan, options: Options) -> list[Child]:
     """ConfigMap, Secret, Services and Deployment of a server, in the order in which they are applied."""
     return [
         config_map(plan),
-        admin_secret(plan, options),
+        admin_secret(plan, options.tokens),
         _service(plan, headless=False),
         _service(plan, headless=True),
         deployment(plan, options),
@@ -111,11 +111,11 @@ def config_map(plan: ServerPlan) -> Child:
     return _child(plan, "v1", "ConfigMap", names.config, annotations_of(plan.truth)) | {"data": data_of(plan.truth)}
 
 
-def admin_secret(plan: ServerPlan, options: Options) -> Child:
-    """The bearer token of the admin API, as a file for the pods."""
-    names = ChildNames.of(plan.name, plan.uid)
-    token = base64.b64encode(options.token.encode()).decode()
-    return _child(plan, "v1", "Secret", names.secret) | {"type": "Opaque", "data": {ADMIN_FILE: token}}
+def admin_secret(server: Owner, tokens: tuple[str, ...]) -> Child:
+    """The bearer tokens of the admin API, as a file for the pods: one a line, the newest first."""
+    names = ChildNames.of(server.name, server.uid)
+    content = base64.b64encode("\n".join(tokens).encode()).decode()
+    return _child(server, "v1", "Secret", names.secret) | {"type": "Opaque", "data": {ADMIN_FILE: content}}
 
 
 def _service(plan: ServerPlan, *, headless: bool) -> Child:

@@ -16,6 +16,7 @@ from typing import Final
 from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_operator.reconcile.observer import WorkObserver
 from ghostfleet_operator.reconcile.pods import Pod
+from ghostfleet_operator.reconcile.token import Tokens
 from ghostfleet_operator.rollout import CONCURRENCY, Ack, Send, Target, encoded, observe_one, push_one
 from ghostfleet_operator.workqueue import Backoff
 from ghostfleet_simulator.document import Document
@@ -60,7 +61,7 @@ class Acknowledgements:
         self,
         *,
         lanes: Lanes,
-        token: str,
+        tokens: Tokens,
         clock: Callable[[], float],
         observer: WorkObserver,
         rng: random.Random,
@@ -68,7 +69,8 @@ class Acknowledgements:
         wake: Callable[[], None],
     ) -> None:
         self._lanes = lanes
-        self._token = token
+        self.tokens = tokens
+        """With which the pods are asked and told from now on."""
         self._clock = clock
         self._observer = observer
         self._rng = rng
@@ -152,7 +154,7 @@ class Acknowledgements:
         )
 
     def _target(self, pod: Pod) -> Target:
-        return pod.target(self._token)
+        return pod.target(self.tokens)
 
     def _is_to_be_asked(self, pod: Pod, fresh_seconds: float) -> bool:
         report, now = self._reports.get(pod.incarnation), self._clock()

@@ -40,6 +40,8 @@ class ChildMemory:
     applied: set[_Name] = field(default_factory=set)
     settled: dict[_Name, tuple[str | None, Any]] = field(default_factory=dict)
     """How the API wrote down a child that it did not take literally (`0.5` CPU became `500m`), by its mark."""
+    secret: str | None = None
+    """The mark of the Secret that was applied last."""
 
 
 class Children:
@@ -59,13 +61,17 @@ class Children:
                 return Foreign(kind.name, meta["name"], _was_of_a_namesake(live, child))
         return None
 
-    async def ensure(self, wanted: list[Child], reader: Reader, memory: ChildMemory, *, live: bool) -> list[Correction]:
-        """Apply the children that differ, in their order; the Secret in every live pass, blindly."""
+    async def ensure(
+        self, wanted: list[Child], reader: Reader, memory: ChildMemory, *, blind: bool
+    ) -> list[Correction]:
+        """Apply the children that differ, in their order; with `blind` the Secret, too, which nobody can compare."""
         corrections = []
         for child in wanted:
             if kind_of(child) == SECRET:
-                if live:
-                    await self._api.apply(marked(child))
+                secret = marked(child)
+                if blind or memory.secret != mark_of(secret):
+                    await self._api.apply(secret)
+                    memory.secret = mark_of(secret)
             elif correction := await self._ensure(child, reader, memory):
                 corrections.append(correction)
         return corrections

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,7 @@ from ghostfleet_operator.reconcile.api import CHILDREN, CONFIG_MAP, POD, PROFILE
 from ghostfleet_operator.reconcile.children import ChildMemory
 from ghostfleet_operator.reconcile.pods import Pod
 from ghostfleet_operator.reconcile.store import Reader
+from ghostfleet_operator.reconcile.token import Keys, Tokens
 from ghostfleet_operator.resolve import Unresolved
 from ghostfleet_operator.status import Obstacle
 
@@ -31,7 +33,7 @@ class Settings:
     """What a reconciler is told once."""
 
     simulator_image: str
-    key: bytes = field(repr=False)
+    keys: Keys
     """What admin tokens are derived from."""
     image_pull_policy: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
@@ -51,6 +53,8 @@ class Memory:
     pods: Acknowledgements
     live_at: float = 0.0
     children: ChildMemory = field(default_factory=ChildMemory)
+    secret_at: float = -math.inf
+    """When the Secret with the tokens was last applied."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class Pass:
     began: datetime
     previous: ServerStatus
     names: ChildNames
+    tokens: Tokens
     pods: list[Pod] = field(default_factory=list)
     truth: Truth | None = None
     """What the ConfigMap holds."""

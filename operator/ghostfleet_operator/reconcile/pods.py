@@ -10,9 +10,11 @@ from ghostfleet_operator.plan.documents import FILE_ANNOTATION
 from ghostfleet_operator.plan.observed import DOCUMENT_FILE
 from ghostfleet_operator.reconcile.api import Object
 from ghostfleet_operator.reconcile.mapping import is_ready
+from ghostfleet_operator.reconcile.token import Tokens
 from ghostfleet_operator.reconcile.trouble import trouble_of
 from ghostfleet_operator.resolve import ADMIN_PORT
 from ghostfleet_operator.rollout import Target
+from ghostfleet_simulator.bearer import bound
 
 _HASH_LABEL: Final = "pod-template-hash"
 
@@ -53,10 +55,11 @@ class Pod:
         """Whether it should answer: Ready, with an address."""
         return self.ready and self.address is not None
 
-    def target(self, token: str) -> Target:
-        """Its admin API."""
+    def target(self, tokens: Tokens) -> Target:
+        """Its admin API, with tokens that only this pod takes: the address may be another pod's by now."""
         host = f"[{self.address}]" if self.address and ":" in self.address else self.address
-        return Target(self.name, f"http://{host}:{ADMIN_PORT}", token)
+        own, *others = [bound(t.encode(), self.name, self.address or "") for t in (*tokens.accepted, *tokens.outgoing)]
+        return Target(self.name, f"http://{host}:{ADMIN_PORT}", own, tuple(others))
 
 
 def owned_pods(raw: Iterable[Object], deployment: str) -> list[Pod]:

@@ -21,6 +21,7 @@ from ghostfleet_operator.plan.kubernetes import (
     Child,
     ChildNames,
     Options,
+    admin_secret,
     children,
     endpoints_config_map,
     is_ours,
@@ -47,7 +48,7 @@ from ghostfleet_operator.reconcile.passes import DECISIVE, EVERYTHING, Memory, P
 from ghostfleet_operator.reconcile.pods import Pod, owned_pods
 from ghostfleet_operator.reconcile.report import Reporter
 from ghostfleet_operator.reconcile.store import Reader, Store
-from ghostfleet_operator.reconcile.token import admin_token
+from ghostfleet_operator.reconcile.token import FIRST_EPOCH, Tokens, epoch_of
 from ghostfleet_operator.resolve import FindProfile, Reason, Resolved, Unresolved, resolve
 from ghostfleet_operator.rollout import Send
 from ghostfleet_operator.status import Obstacle
@@ -58,6 +59,8 @@ _SPREAD: Final = 0.2
 _BLOCKED_SECONDS: Final = 15.0
 """A name in use by somebody else is in no watch of ours; it is looked at this often."""
 _LEFTOVER_SECONDS: Final = 2.0
+_SECRET_SECONDS: Final = 20.0
+"""How often the Secret is applied while a pod is not Ready."""
 _WAVE_SECONDS: Final = 5.0
 """How often the pods of a wave are asked at least."""
 
@@ -126,7 +129,8 @@ class ServerReconciler:
             if kinds is not EVERYTHING:
                 return await self._pass(namespace, name, EVERYTHING)
         names = ChildNames.of(name, uid)
-        run = Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names)
+        tokens = memory.pods.tokens = Tokens.of(self._settings.keys(), uid, epoch_of(raw))
+        run = Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names, tokens)
         try:
             await self._work(run)
         except (Conflict, Invalid):
@@ -178,7 +182,7 @@ class ServerReconciler:
         run.plan = plan_of(resolved, truth)
         options = Options(
             simulator_image=self._settings.simulator_image,
-            token=admin_token(self._settings.key, run.uid),
+            tokens=run.tokens.accepted,
             image_pull_policy=self._settings.image_pull_policy,
             image_pull_secrets=self._settings.image_pull_secrets,
         )
@@ -216,16 +220,24 @@ class ServerReconciler:
 
     async def _apply(self, run: Pass, wanted: list[Child]) -> Invalid | None:
         """Bring children to what is wanted; why the API refused one, if it did."""
+        blind = run.live or self._may_miss_its_secret(run)
         try:
-            corrections = await self._children.ensure(wanted, run.reader, run.memory.children, live=run.live)
+            corrections = await self._children.ensure(wanted, run.reader, run.memory.children, blind=blind)
         except Invalid as error:
             run.error = error
             return error
+        if blind:
+            run.memory.secret_at = self._clock()
         for correction in corrections:
             self._observer.corrected(correction.kind)
             text = f"{correction.kind} {correction.name} was put right: {correction.what}"
             await self._recorder.emit(run.raw, Notice(Severity.NORMAL, "DriftCorrected", text))
         return None
+
+    def _may_miss_its_secret(self, run: Pass) -> bool:
+        """Whether a pod may be waiting for a Secret that somebody deleted: nobody tells, as it may not be watched."""
+        since = self._clock() - run.memory.secret_at
+        return since >= _SECRET_SECONDS and any(not pod.ready for pod in run.pods)
 
     async def _keep(self, run: Pass) -> None:
         """Without a plan what runs stays as it is: its pods go on with the last documents, and are told of. How many
@@ -233,9 +245,9 @@ class ServerReconciler:
         if run.truth is None:
             run.delay = self._spread(self._settings.observe_seconds)
             return
-        endpoints = [endpoints_config_map(run, run.replicas)]
-        if not await self._children.foreign(endpoints, run.reader, run.uid):
-            await self._apply(run, endpoints)
+        kept = [admin_secret(run, run.tokens.accepted), endpoints_config_map(run, run.replicas)]
+        if not await self._children.foreign(kept, run.reader, run.uid):
+            await self._apply(run, kept)
         run.scale = replicas_of(run.raw)
         deployment = await run.reader.get(DEPLOYMENT, run.namespace, run.names.deployment)
         if run.scale is not None and deployment is not None and is_ours(deployment, run.uid):
@@ -286,7 +298,7 @@ class ServerReconciler:
     def _acknowledgements(self, namespace: str, name: str, uid: str) -> Acknowledgements:
         return Acknowledgements(
             lanes=self._lanes,
-            token=admin_token(self._settings.key, uid),
+            tokens=Tokens.of(self._settings.keys(), uid, FIRST_EPOCH),
             clock=self._clock,
             observer=self._observer,
             rng=self._rng,

@@ -28,7 +28,7 @@ from ghostfleet_operator.plan.kubernetes import (
 from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_simulator.document import Document
 
-OPTIONS = Options("registry.example:5000/ghostfleet-sim:0.1.0", "secret-token")
+OPTIONS = Options("registry.example:5000/ghostfleet-sim:0.1.0", ("secret-token",))
 DIGEST = "sha256:" + "a" * 64
 EVERYTHING: dict[str, Any] = {
     "labels": {"llm-d.ai/role": "decode", "app.kubernetes.io/part-of": "shop"},
@@ -191,7 +191,7 @@ def test_half_of_any_grace_period_is_for_running_requests(grace: int) -> None:
 
 
 def test_what_the_user_says_about_pods_is_in_the_template() -> None:
-    options = Options("ghostfleet-sim:0.1.0", "t", image_pull_policy="Always", image_pull_secrets=("ours", "mine"))
+    options = Options("ghostfleet-sim:0.1.0", ("t",), image_pull_policy="Always", image_pull_secrets=("ours", "mine"))
     template = pod_of(options, pod=EVERYTHING)
     spec = template["spec"]
     (container,) = spec["containers"]
@@ -206,7 +206,7 @@ def test_what_the_user_says_about_pods_is_in_the_template() -> None:
 
 
 def test_without_a_word_the_operators_image_settings_hold() -> None:
-    options = Options("ghostfleet-sim:0.1.0", "t", image_pull_policy="IfNotPresent")
+    options = Options("ghostfleet-sim:0.1.0", ("t",), image_pull_policy="IfNotPresent")
     (container,) = pod_of(options)["spec"]["containers"]
     assert (container["image"], container["imagePullPolicy"]) == ("ghostfleet-sim:0.1.0", "IfNotPresent")
     assert "imagePullPolicy" not in pod_of()["spec"]["containers"][0]

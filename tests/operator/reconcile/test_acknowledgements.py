@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import string
 import time
 
 import httpx
@@ -15,10 +16,14 @@ from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_operator.reconcile import acknowledgements
 from ghostfleet_operator.reconcile.acknowledgements import Acknowledgements, Lanes
 from ghostfleet_operator.reconcile.pods import Pod
-from ghostfleet_operator.reconcile.token import admin_token
+from ghostfleet_operator.reconcile.token import Tokens, admin_token
 from ghostfleet_operator.rollout import over_httpx
+from ghostfleet_simulator.bearer import bound
 from ghostfleet_simulator.config import ServerConfig
 from ghostfleet_simulator.document import Document, InForce, Refused
+
+TOKEN = admin_token(b"k" * 16, "u").encode()
+PODS = (*string.ascii_lowercase, *(f"p{n}" for n in range(9)))
 
 
 def document(revision: int, ttft: str = "20ms") -> Document:
@@ -43,7 +48,7 @@ class Servers:
             await self.hanging[host].wait()
         if host in self.silent:
             raise httpx.ReadTimeout("silent")
-        assert request.headers["authorization"] == f"Bearer {admin_token(b'k' * 16, 'u')}"
+        assert request.headers["authorization"].removeprefix("Bearer ") in {bound(TOKEN, pod, host) for pod in PODS}
         if request.method == "PUT" and host not in self.deaf:
             try:
                 self.in_force[host] = self.in_force[host].offer(Document.parse(json.loads(request.content)))
@@ -77,7 +82,7 @@ class Round:
         self.wakes = 0
         self.acks = Acknowledgements(
             lanes=Lanes(over_httpx(httpx.AsyncClient(transport=httpx.MockTransport(servers.handle)))),
-            token=admin_token(b"k" * 16, "u"),
+            tokens=Tokens.of((b"k" * 16,), "u", 1),
             clock=lambda: self.now,
             observer=self.counts,
             rng=random.Random(1),

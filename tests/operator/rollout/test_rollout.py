@@ -129,6 +129,27 @@ async def test_a_wrong_token_is_said_so() -> None:
     assert ack.reason == "refused: the server does not accept the admin token (401)"
 
 
+async def test_where_a_token_is_refused_the_others_are_tried() -> None:
+    """While tokens change a server has the old ones for a while; one that was accepted is not followed by another."""
+    new, asked = document(2), list[str]()
+    admin = Admin(document(1), "older")
+
+    def respond(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, object] | None:
+        asked.append(headers["authorization"].removeprefix("Bearer "))
+        return admin(method, path, headers, body)
+
+    async with serving(respond) as url, admin_client() as client:
+        target = Target("pod", url, "newer", ("older", "oldest"))
+        assert (await observe([target], client=client))[0].reason is None
+        assert asked == ["newer", "older"]
+        assert (await push([target], new, client=client))[0].runs(new)
+        admin.token = "unknown"
+        asked.clear()
+        (ack,) = await observe([target], client=client)
+    assert asked == ["newer", "older", "oldest"]
+    assert ack.reason == "refused: the server does not accept the admin token (401)"
+
+
 async def test_a_server_that_says_yes_but_runs_something_else_is_not_in_sync() -> None:
     async with serving(lambda *_: (200, {"revision": 2, "hash": "sha256:other"})) as url:
         ack = await one_push(url, document(2))
