@@ -102,6 +102,10 @@ class Cluster:
     def events(self, namespace: str, reason: str) -> Jsons:
         return [event for event in self.list(EVENT, namespace) if event["reason"] == reason]
 
+    def reasons(self, namespace: str) -> set[str]:
+        """Reasons of all Events of a namespace."""
+        return {event["reason"] for event in self.list(EVENT, namespace)}
+
 
 def path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
     root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
@@ -166,15 +170,24 @@ class Pods:
         self.cluster = cluster
         self.namespace = namespace
         self.name = name
-        self.deployment = eventually(lambda: cluster.get(DEPLOYMENT, namespace, name))
-        template = copy.deepcopy(self.deployment["spec"]["template"])
-        template["metadata"]["labels"]["pod-template-hash"] = "5d4f8c7b9"
+        self.generations = 0
+        self.template: Json = {}
+        self.replica_set: Json = {}
+        self.take_template()
+
+    def take_template(self) -> None:
+        """Make a ReplicaSet of the Deployment's template as it is now; pods that are added later belong to it."""
+        deployment = eventually(lambda: self.cluster.get(DEPLOYMENT, self.namespace, self.name))
+        self.generations += 1
+        suffix = f"5d4f8c7b{self.generations}"
+        template = copy.deepcopy(deployment["spec"]["template"])
+        template["metadata"]["labels"]["pod-template-hash"] = suffix
         self.template = template
-        self.replica_set = cluster.create(
+        self.replica_set = self.cluster.create(
             {
                 "apiVersion": "apps/v1",
                 "kind": "ReplicaSet",
-                "metadata": self._meta(f"{name}-5d4f8c7b9", self.deployment),
+                "metadata": self._meta(f"{self.name}-{suffix}", deployment),
                 "spec": {"selector": {"matchLabels": template["metadata"]["labels"]}, "template": template},
             }
         )
@@ -213,6 +226,7 @@ class Pods:
         deployment = self.cluster.must_get(DEPLOYMENT, self.namespace, self.name)
         pods = [p for p in self.cluster.list(POD, self.namespace) if p["metadata"]["name"].startswith(f"{self.name}-")]
         ready = sum(condition(pod, "Ready").get("status") == "True" for pod in pods)
+        newest = self.template["metadata"]["labels"]["pod-template-hash"]
         available = ready >= deployment["spec"]["replicas"]
         aspect = {
             "type": "Available",
@@ -223,7 +237,7 @@ class Pods:
         status = {
             "observedGeneration": deployment["metadata"]["generation"],
             "replicas": len(pods),
-            "updatedReplicas": len(pods),
+            "updatedReplicas": sum(p["metadata"]["labels"]["pod-template-hash"] == newest for p in pods),
             "readyReplicas": ready,
             "availableReplicas": ready,
             "conditions": [aspect],
@@ -260,7 +274,8 @@ def mount(cluster: Cluster, namespace: str, name: str, folder: Path) -> tuple[Pa
     """The files that the kubelet would put into a pod: the document and the admin token."""
     names = names_of(cluster, namespace, name)
     config, token = folder / "server.json", folder / "token"
-    config.write_text(cluster.must_get(CONFIG_MAP, namespace, names.config)["data"]["server.json"])
+    for key, text in cluster.must_get(CONFIG_MAP, namespace, names.config)["data"].items():
+        (folder / key).write_text(text)
     secret = cluster.must_get(SECRET, namespace, names.secret)
     token.write_bytes(base64.b64decode(secret["data"]["token"]))
     return config, token

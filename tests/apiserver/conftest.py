@@ -39,7 +39,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     running = getattr(item, "funcargs", {}).get("operator")
     if report.failed and isinstance(running, Operator):
         report.sections.append(("operator log", "\n".join(running.log.read_text().splitlines()[-300:])))
-        report.sections.append(("operator metrics", running.metrics()))
+        with contextlib.suppress(httpx.HTTPError):
+            report.sections.append(("operator metrics", running.metrics()))
     return report
 
 
@@ -58,6 +59,13 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="package")
 def cluster(plane: ControlPlane) -> Iterator[Cluster]:
     """The cluster with the CRDs that are in the repository."""
+    with with_crds(plane) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def with_crds(plane: ControlPlane) -> Iterator[Cluster]:
+    """The cluster of an API server, once our CRDs are there."""
     with plane.client() as client:
         made = Cluster(client)
         for file in sorted(CRDS.glob("*.yaml")):
@@ -115,6 +123,11 @@ StartOperator = Callable[..., "contextlib.AbstractContextManager[Operator]"]
 @pytest.fixture(scope="package")
 def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> StartOperator:
     """Starts the operator as a process, as it is installed, until the block ends."""
+    return starter(plane, tmp_path_factory)
+
+
+def starter(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> StartOperator:
+    """Starts operators for an API server."""
 
     @contextlib.contextmanager
     def start(*arguments: str, wait: bool = True) -> Iterator[Operator]:

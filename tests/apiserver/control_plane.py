@@ -100,7 +100,7 @@ def process(command: list[str], log: Path, env: dict[str, str] | None = None) ->
             stdout=output,
             stderr=output,
             env={**os.environ, **(env or {})},
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - a test session has one thread
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - it makes one system call and takes no lock
         )
     try:
         yield child
@@ -122,8 +122,11 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+_PRCTL = ctypes.CDLL(None).prctl
+
+
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    _PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _files(folder: Path, port: int) -> ControlPlane:

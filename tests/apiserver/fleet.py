@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tests.apiserver.cluster import Cluster, Json, Pods, eventually, mount, profile, server
@@ -37,20 +38,20 @@ class Fleet:
         self.addresses: dict[str, str] = {}
         self.stack = contextlib.ExitStack()
 
-    def start(self, *suffixes: str) -> None:
+    def start(self, *suffixes: str, file: str = "server.json") -> None:
         """Start simulators as the kubelet would, from the ConfigMap and the Secret, and report their pods Ready."""
         for suffix in suffixes:
             self.addresses[suffix] = address()
             folder = self.folder / suffix
             folder.mkdir()
-            config, token = mount(self.cluster, self.namespace, self.name, folder)
-            command = [sys.executable, "-m", "ghostfleet_operator.cli.main", "serve", "--config", str(config)]
+            _, token = mount(self.cluster, self.namespace, self.name, folder)
+            command = [sys.executable, "-m", "ghostfleet_operator.cli.main", "serve", "--config", str(folder / file)]
             command += ["--host", self.addresses[suffix], "--port", str(PORT), "--admin-port", str(ADMIN_PORT)]
             command += ["--admin-token-file", str(token)]
             env = {"POD_NAME": self.pods.name_of(suffix), "POD_IP": self.addresses[suffix]}
             self.stack.enter_context(process(command, folder / "log", env))
         for suffix in suffixes:
-            eventually(lambda suffix=suffix: self.is_ready(suffix), within=30)
+            eventually(lambda suffix=suffix: self.is_ready(suffix), within=60)
             self.pods.add(suffix, self.addresses[suffix])
 
     def refresh(self, suffix: str) -> None:
@@ -85,15 +86,15 @@ class Fleet:
             assert status["profile"]["syncedReplicas"] == len(self.addresses), status
             return status
 
-        return eventually(look)
+        return eventually(look, within=30)
 
 
 @contextlib.contextmanager
-def fleet(cluster: Cluster, namespace: str, folder: Path, *suffixes: str) -> Iterator[Fleet]:
+def fleet(cluster: Cluster, namespace: str, folder: Path, *suffixes: str, **spec: Any) -> Iterator[Fleet]:
+    """The server `one` with the profile `shared` and a running simulator for each suffix."""
     cluster.create(profile(namespace, "shared", "20ms"))
-    created = cluster.create(
-        server(namespace, "one", replicas=len(suffixes), profile=None, profileRef={"name": "shared"})
-    )
+    spec = {"replicas": len(suffixes), "profile": None, "profileRef": {"name": "shared"}, **spec}
+    created = cluster.create(server(namespace, "one", **spec))
     names = ChildNames.of("one", created["metadata"]["uid"])
     eventually(lambda: cluster.must_get(CONFIG_MAP, namespace, names.endpoints))
     running = Fleet(cluster, namespace, "one", folder)

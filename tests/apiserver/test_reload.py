@@ -1,4 +1,4 @@
-"""Hot reload with real simulator processes in the place of pods: loopback addresses are their pod addresses."""
+"""Hot reload with real simulator processes in the place of pods."""
 
 from __future__ import annotations
 
@@ -148,4 +148,29 @@ def test_a_pod_that_does_not_answer_is_named_and_the_others_are_served(
         assert found["reason"].startswith("unreachable: ")
         assert cluster.condition(namespace, "one", "ProfileSynced")["status"] == "False"
         cluster.delete(POD, namespace, silent["metadata"]["name"])
+        running.synced(2)
+
+
+def test_a_late_file_never_undoes_a_push_and_a_lost_push_is_healed_by_the_file(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    with fleet(cluster, namespace, tmp_path, "a", "b") as running:
+        running.synced(1)
+        running.pods.set_ready(
+            running.pods.name_of("b"), address(), ready=True
+        )  # nobody is there: pushes to b are lost
+        late = (tmp_path / "a" / "server.json").read_text()
+        set_ttft(cluster, namespace, "90ms")
+        eventually(lambda: running.revision("a") == 2 or None)
+
+        (tmp_path / "a" / "server.json").write_text(late + "\n")
+        log = tmp_path / "a" / "log"
+        eventually(lambda: "revision 1 is older than revision 2" in log.read_text() or None)
+        assert running.revision("a") == 2
+        assert running.revision("b") == 1
+
+        running.refresh("b")
+        eventually(lambda: running.revision("b") == 2 or None)
+        assert running.hashes() == {document_of(cluster, namespace, "one")["hash"]}
+        running.pods.set_ready(running.pods.name_of("b"), running.addresses["b"], ready=True)
         running.synced(2)

@@ -9,7 +9,6 @@ from typing import Any, Final
 Schema = Mapping[str, Any]
 
 INT32: Final = 2**31 - 1
-INT64: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,8 @@ def conditions(
     made = []
     for aspect, verdict in verdicts.items():
         old = before.get(aspect)
-        same = old is not None and old.status is verdict.status
+        # The one that an object is made with is about no generation, and nothing has begun with it.
+        same = old is not None and old.status is verdict.status and old.observed_generation > 0
         made.append(
             Condition(
                 type=aspect,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StrictInt, field_validator, model_validator
@@ -128,34 +127,13 @@ class ParseContext(BaseModel):
     history_tool_call_cnt: int = Field(default=0, ge=0)
 
 
-class PlaceholderRangeInfo(BaseModel):
-    """Where an image or the like stands in the tokens."""
-
-    offset: int = Field(ge=0)
-    length: int = Field(gt=0)
-
-
-class MultiModalFeatures(BaseModel):
-    """What rendering found beside text, by modality."""
-
-    mm_hashes: dict[str, list[str]]
-    mm_placeholders: dict[str, list[PlaceholderRangeInfo]]
-    kwargs_data: dict[str, list[str | None]] | None = None
-    mm_metadata: dict[str, list[str | None]] | None = None
-
-    @property
-    def items(self) -> int:
-        """How many images and the like there are."""
-        return sum(map(len, self.mm_hashes.values()))
-
-
 class GenerateRequest(BaseModel):
     """The body."""
 
     request_id: str | None = None
     token_ids: list[int] = Field(min_length=1)
     token_offsets: list[tuple[int, int]] | None = None
-    features: MultiModalFeatures | None = None
+    features: dict[str, Any] | None = None
     content_parts: list[dict[str, Any]] | None = None
     sampling_params: SamplingParams
     model: str | None = None
@@ -201,7 +179,7 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
         raise bad_request("prompt_logprob_token_ids are not available when stream=true.")
     if request.output_mode == "derender" and request.stream:
         raise bad_request("output_mode='derender' does not support stream=true.")
-    if request.content_parts or (request.features is not None and request.features.items):
+    if request.features or request.content_parts:
         raise bad_request(f"{facts.aliases[0]} is not a multimodal model")
     given = headers.get("x-request-id")
     base = (
@@ -212,13 +190,11 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
     asked = params.max_tokens if "max_tokens" in params.given else None
     most = room if asked is None else min(asked, room)
     options = request.stream_options
-    # vLLM had cut nothing when it checked these, and the end of the context goes before `min_tokens`. Where the prompt
-    # leaves no room there is a rejection, and nothing is made of this.
-    sampling = verified(completion, max(most, params.min_tokens, 1), asked)
     prompt = Prompt(
         id=f"generate-tokens-{base}",
         token_ids=token_ids,
-        sampling=replace(sampling, max_tokens=max(most, 1), min_tokens=min(params.min_tokens, max(most, 1))),
+        # Where the prompt leaves no room there is a rejection, and nothing is made of this.
+        sampling=verified(completion, max(most, params.min_tokens, 1), asked),
     )
     return Work(
         kind=Kind.COMPLETION,
