@@ -1,7 +1,7 @@
 """`python -m tests.apiserver.admin_pods PORT`: the admin API of all pods at once, told apart by the address asked.
 
 The rule by which a document replaces another is the simulator's own. A pod begins with revision 0, as if its file had
-not come yet, so whatever it runs it was given by a push. A pod of another server at an address that was used before is
+not come yet, so whatever it runs it was given by a push. A pod at an address that another one had before is
 known by its token. `/hashes` counts the pods by what they run, those that are gone included.
 """
 

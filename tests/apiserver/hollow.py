@@ -55,6 +55,8 @@ def running(folder: Path) -> Iterator[Hollow]:
         stack.enter_context(netns.isolated(PODS))
         plane = stack.enter_context(control_plane.running(folder, "--advertise-address=192.0.2.1"))
         cluster = Cluster(stack.enter_context(plane.client()))
+        # The garbage collector would find a kind that came after it only half a minute later.
+        install(cluster)
         config = str(plane.kubeconfig)
         commands = {
             "kube-controller-manager": [
@@ -67,7 +69,6 @@ def running(folder: Path) -> Iterator[Hollow]:
             stack.enter_context(process([str(programs / name), *flags], folder / f"{name}.log"))
         command = [sys.executable, "-m", "tests.apiserver.admin_pods", str(ADMIN_PORT)]
         stack.enter_context(process(command, folder / "admin-pods.log"))
-        install(cluster)
         _node(cluster)
         eventually(lambda: answers(f"http://{ANY_POD}:{ADMIN_PORT}/admin/ready"), within=30)
         yield Hollow(plane, cluster)

@@ -161,6 +161,9 @@ def test_a_missing_profile_is_a_condition_and_heals_when_it_comes(cluster: Clust
     has(cluster, namespace, "one", "ProfileResolved", "True")
     document = eventually(lambda: document_of(cluster, namespace, "one"))
     assert document["config"]["profile"]["simple"]["timeToFirstToken"] == "33ms"
+    eventually(lambda: cluster.get(DEPLOYMENT, namespace, "one"))
+    names = ChildNames.of("one", cluster.must_get(SERVER, namespace, "one")["metadata"]["uid"])
+    cluster.must_get(SECRET, namespace, names.secret)  # its pods cannot start without
 
 
 def test_a_profile_deleted_while_in_use_leaves_its_servers_as_they_are(cluster: Cluster, namespace: str) -> None:

@@ -33,12 +33,13 @@ def test_watches_whose_connections_were_forgotten_are_begun_anew(
         with start_operator(*arguments) as operator:
             cluster.create(server(namespace, "before"))
             eventually(lambda: cluster.must_get(DEPLOYMENT, namespace, "before"))
+            watches = f'{PREFIX}watch_operations_total{{resource="simulatedmodelservers"'
+            eventually(lambda: operator.metric(watches) or None)
             between.forget()
             cluster.create(server(namespace, "after"))
             eventually(lambda: cluster.must_get(DEPLOYMENT, namespace, "after"), within=60)
             assert operator.process.poll() is None, "by the same process"
-            begun = operator.metric(f'{PREFIX}watch_operations_total{{resource="simulatedmodelservers"')
-            assert begun >= 2
+            assert operator.metric(watches) >= 2
             assert operator.metric(f'{PREFIX}list_operations_total{{resource="simulatedmodelservers"') >= 1
 
 

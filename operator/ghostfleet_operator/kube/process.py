@@ -29,6 +29,7 @@ from ghostfleet_operator.kube.pod_client import PodClient
 from ghostfleet_operator.kube.state import StateCollector
 from ghostfleet_operator.kube.streams import Streams
 from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, PROFILE, SERVER, Conflict, Key, Kind, KubeError, Retry
+from ghostfleet_operator.reconcile.census import Census
 from ghostfleet_operator.reconcile.events import Recorder
 from ghostfleet_operator.reconcile.mapping import Mapper
 from ghostfleet_operator.reconcile.passes import Settings
@@ -36,7 +37,7 @@ from ghostfleet_operator.reconcile.profile import ProfileReconciler
 from ghostfleet_operator.reconcile.server import ServerReconciler
 from ghostfleet_operator.reconcile.store import Store
 from ghostfleet_operator.reconcile.token import Keys
-from ghostfleet_operator.workqueue import WorkQueue, WriteBudget
+from ghostfleet_operator.workqueue import Backoff, WorkQueue, WriteBudget
 
 _CRD_WAIT_SECONDS: Final = 2.0
 _STOP_SECONDS: Final = 15.0
@@ -52,6 +53,7 @@ class OperatorProcess:
         self._options = options
         self._login = Login(options.kubeconfig, options.context)
         self._rng = random.Random()
+        self._backoff = Backoff(longest=60.0)
         self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, rng=self._rng)
         budget = WriteBudget(rate=options.writes_per_second, burst=options.write_burst, clock=time.monotonic)
         self._api = KubeClient(self._login, budget.take, self._write_seconds)
@@ -64,6 +66,7 @@ class OperatorProcess:
         self._own = (SERVER, PROFILE, *((CLUSTER_PROFILE,) if options.cluster_profiles else ()))
         self._mapper = Mapper(self._store, self._queue.add, self._own)
         self._servers = self._server_reconciler(keys)
+        self._census = Census(self._api, self._mapper, self._own, options.namespaces)
         self._passes: dict[Kind, Callable[[str, str], Awaitable[float | None]]] = {
             kind: (self._servers if kind == SERVER else self._profiles(kind)).reconcile for kind in self._own
         }
@@ -133,23 +136,49 @@ class OperatorProcess:
     async def _lead(self) -> None:
         """Run kopf and with it everything else, for as long as the lease is ours."""
         holding = asyncio.create_task(self._hold(self._elector)) if self._elector else None
+        counting = asyncio.create_task(self._count_on(), name="census")
+        counting.add_done_callback(self._ended)
+        try:
+            # Passes begin with everything known, so that they need not ask for what exists.
+            await self._until_stopped(self._count())
+            if not self._stop.is_set():
+                await self._watch()
+        finally:
+            counting.cancel()
+            if holding:
+                holding.cancel()
+
+    async def _watch(self) -> None:
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
         watch.configure(settings, self._options.watch_silent_seconds)
         watch.install(registry, self._mapper, self._own)
         kopf.on.startup(registry=registry, id="start")(self._started)
         kopf.on.cleanup(registry=registry, id="stop")(self._stopped)
         kopf.on.login(registry=registry, id="login")(self._logged_in)
-        try:
-            await kopf.operator(
-                registry=registry,
-                settings=settings,
-                namespaces=self._options.namespaces,
-                clusterwide=not self._options.namespaces,
-                stop_flag=self._stop,
-            )
-        finally:
-            if holding:
-                holding.cancel()
+        await kopf.operator(
+            registry=registry,
+            settings=settings,
+            namespaces=self._options.namespaces,
+            clusterwide=not self._options.namespaces,
+            stop_flag=self._stop,
+        )
+
+    async def _count(self) -> None:
+        """One census, tried until it succeeds."""
+        failures = 0
+        while True:
+            try:
+                return await self._census.take()
+            except KubeError as error:
+                failures += 1
+                wait = self._backoff.delay(failures, self._rng)
+                log.warning("%s; listing everything again in %.1f s", error, wait)
+                await asyncio.sleep(wait)
+
+    async def _count_on(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.resync_seconds * self._rng.uniform(0.8, 1.2))
+            await self._count()
 
     async def _hold(self, elector: Elector) -> None:
         try:
@@ -207,10 +236,7 @@ class OperatorProcess:
             api=self._api,
             store=self._store,
             add=self._queue.add,
-            resync_seconds=self._options.resync_seconds,
-            clock=time.monotonic,
             now=_now,
-            rng=self._rng,
         )
 
     async def _logged_in(self, **_: Any) -> kopf.AiohttpSession:
@@ -235,10 +261,10 @@ class OperatorProcess:
         self._stop.set()
         log.info("stopped")
 
-    def _ended(self, workers: asyncio.Task[None]) -> None:
-        # Only a bug ends the workers before they are told to stop; a process without them must not linger.
-        if not workers.cancelled() and workers.exception():
-            self._failure = workers.exception()
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # Only a bug ends the workers or the census before they are told to; a process without them must not linger.
+        if not task.cancelled() and task.exception():
+            self._failure = task.exception()
             self._stop.set()
 
     async def _wait_for_kinds(self) -> None:

@@ -36,7 +36,7 @@ def configure(settings: kopf.OperatorSettings, silent_seconds: float) -> None:
     settings.scanning.disabled = True
     settings.persistence.finalizer = f"{GROUP}/unused"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{GROUP}")
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"kopf.{GROUP}")
+    settings.persistence.diffbase_storage = _Nothing()
     settings.watching.chunk_size = _PAGE
     settings.watching.connect_timeout = 10
     # The API server ends a watch first, with a bookmark to go on from; what it does not end is ended here.
@@ -47,6 +47,21 @@ def configure(settings: kopf.OperatorSettings, silent_seconds: float) -> None:
     settings.process.ultimate_exiting_timeout = 30
     for kind in (*CHILDREN, POD):
         settings.watching.label_selectors[kopf_selector(kind)] = OWNED
+
+
+class _Nothing(kopf.DiffBaseStorage):
+    """No memory of what objects were: nothing here asks for differences, and to copy every object takes long."""
+
+    def build(self, **_: Any) -> Any:
+        """Nothing to remember."""
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        """Nothing was remembered."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Remember nothing."""
 
 
 def kopf_selector(kind: Kind) -> Callable[[Any], bool]:

@@ -88,10 +88,10 @@ class Children:
         reader.wrote(await self._api.apply_scale({**child, "spec": {"replicas": replicas}}))
 
     async def prune(self, wanted: list[Child], reader: Reader, namespace: str, server: str, uid: str) -> None:
-        """Delete children of ours that are no longer wanted; only what a live pass has just listed."""
+        """Delete children of ours that are no longer wanted. What the store has of them may be gone, but is theirs."""
         names = {(kind_of(child), child["metadata"]["name"]) for child in wanted}
         for kind in CHILDREN:
-            for obj in await reader.of_server(kind, namespace, server):
+            for obj in reader.known_of_server(kind, namespace, server):
                 meta = obj["metadata"]
                 if is_ours(obj, uid) and (kind, meta["name"]) not in names and not meta.get("deletionTimestamp"):
                     await self._api.delete(kind, namespace, meta["name"], meta["uid"])

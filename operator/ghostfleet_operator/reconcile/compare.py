@@ -16,6 +16,8 @@ APPLIED_ANNOTATION: Final = "ghostfleet.dev/applied"
 
 # Lists whose elements are told apart by a key, as server-side apply merges them; the first key an element has counts.
 _KEYS: Final = ("mountPath", "containerPort", "port", "uid", "name")
+# Maps that server-side apply replaces whole: what somebody added to one is drift.
+_ATOMIC: Final = frozenset({"selector", "nodeSelector"})
 _ABSENT: Final = object()
 
 
@@ -40,7 +42,11 @@ def mark_of(live: Object) -> str | None:
 def projected(live: Any, wanted: Any) -> Any:
     """The part of `live` that `wanted` speaks about, in the shape of `wanted`; equal to it where nothing drifted."""
     if isinstance(wanted, dict) and isinstance(live, dict):
-        return {key: projected(live[key], value) for key, value in wanted.items() if key in live}
+        return {
+            key: live[key] if key in _ATOMIC else projected(live[key], value)
+            for key, value in wanted.items()
+            if key in live
+        }
     if isinstance(wanted, list) and isinstance(live, list):
         if all(isinstance(item, dict) for item in (*wanted, *live)) and all(map(_key, wanted)):
             pairs = [(_counterpart(item, live), item) for item in wanted]
@@ -52,7 +58,7 @@ def projected(live: Any, wanted: Any) -> Any:
 
 def differences(live: Any, wanted: Any, path: str = "") -> list[str]:
     """Dotted paths at which a projection differs from what is wanted."""
-    if isinstance(wanted, dict) and isinstance(live, dict):
+    if isinstance(wanted, dict) and isinstance(live, dict) and live.keys() <= wanted.keys():
         return [
             found
             for key, value in wanted.items()

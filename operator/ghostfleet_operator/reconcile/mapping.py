@@ -56,6 +56,22 @@ class Mapper:
                 if owner:
                     self._add(Key(SERVER, namespace, owner), 0.0)
 
+    def believed(self, kind: Kind, namespace: str | None) -> dict[Key, str | None]:
+        """What is thought to exist of a kind, with the version that is known of it."""
+        told = {key: None for key in self._told if key.kind == kind and namespace in (None, key.namespace)}
+        known = self._store.all(kind, namespace)
+        return told | {
+            Key(kind, namespace_of(o), o["metadata"]["name"]): o["metadata"]["resourceVersion"] for o in known
+        }
+
+    def gone(self, key: Key, version: str | None) -> None:
+        """Take in that an object is not there any more, unless another version of it was seen meanwhile."""
+        known = self._store.get(key.kind, key.namespace, key.name)
+        if known is not None and known["metadata"]["resourceVersion"] == version:
+            self.event(known, deleted=True)
+        elif known is None and key in self._told:
+            self._own(key, None)
+
     def _own(self, key: Key, now: Object | None) -> None:
         """An event of our own kinds. A pass over one object may have read another before its event came (a server its
         profile, a profile its servers), so it is compared with the last event and not with the store."""

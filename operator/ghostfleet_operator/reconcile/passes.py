@@ -23,7 +23,7 @@ from ghostfleet_operator.resolve import Unresolved
 from ghostfleet_operator.status import Obstacle
 
 EVERYTHING: Final = frozenset({SERVER, *PROFILES.values(), POD, *CHILDREN})
-"""Kinds that are read from the API itself now and then."""
+"""Kinds that are read from the API itself where it contradicted what was known."""
 DECISIVE: Final = frozenset({SERVER, *PROFILES.values(), CONFIG_MAP})
 """Kinds that are read from the API itself before anything is given out to pods."""
 
@@ -40,7 +40,7 @@ class Settings:
     observe_seconds: float = 30.0
     """How often pods are asked what they run."""
     resync_seconds: float = 300.0
-    """How often everything is read from the API itself."""
+    """How often everything is gone through, whether or not anything changed."""
     no_cluster_profiles: str | None = None
     """Why no ClusterLatencyProfile can be used; None where they can."""
 
@@ -51,7 +51,10 @@ class Memory:
 
     uid: str
     pods: Acknowledgements
-    live_at: float = 0.0
+    thorough_at: float = 0.0
+    """When everything is due to be gone through, whether or not anything changed."""
+    doubtful: bool = False
+    """Whether the API contradicted what the store had: the next pass asks it about everything."""
     children: ChildMemory = field(default_factory=ChildMemory)
     secret_at: float = -math.inf
     """When the Secret with the tokens was last applied."""
@@ -69,6 +72,8 @@ class Pass:
     previous: ServerStatus
     names: ChildNames
     tokens: Tokens
+    thorough: bool
+    """Whether the Secret is applied, which nobody reads, and what is no longer wanted is looked for."""
     pods: list[Pod] = field(default_factory=list)
     truth: Truth | None = None
     """What the ConfigMap holds."""
@@ -77,13 +82,10 @@ class Pass:
     obstacle: Obstacle | None = None
     scale: int | None = None
     """Replicas that are wanted where there is no plan."""
+    complete: bool = False
+    """Whether all was applied that could be."""
     error: KubeError | None = None
     delay: float | None = None
-
-    @property
-    def live(self) -> bool:
-        """Whether everything is read from the API itself."""
-        return self.kinds is EVERYTHING
 
     @property
     def namespace(self) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from datetime import datetime
 
 from pydantic import ValidationError
 
 from ghostfleet_operator.kinds.profile import LatencyProfileStatus, ProfileResource, parse_profile
-from ghostfleet_operator.reconcile.api import SERVER, Conflict, Key, Kind, KubeApi, Object, namespace_of
+from ghostfleet_operator.reconcile.api import Conflict, Key, Kind, KubeApi, Object, namespace_of
 from ghostfleet_operator.reconcile.mapping import users
 from ghostfleet_operator.reconcile.store import Reader, Store
 from ghostfleet_operator.status import profile_status
@@ -26,45 +25,34 @@ class ProfileReconciler:
         api: KubeApi,
         store: Store,
         add: Callable[[Key, float], None],
-        resync_seconds: float,
-        clock: Callable[[], float],
         now: Callable[[], datetime],
-        rng: random.Random,
     ) -> None:
         self._kind = kind
         self._api = api
         self._store = store
         self._add = add
-        self._resync_seconds = resync_seconds
-        self._clock = clock
         self._now = now
-        self._rng = rng
-        self._live_at: dict[tuple[str, str], float] = {}
+        self._doubtful: set[Key] = set()
 
-    async def reconcile(self, namespace: str, name: str) -> float | None:
-        """One pass; seconds until the next one is due without any event, or None. Raises `KubeError`."""
-        live_at = self._live_at.get((namespace, name), 0.0)
-        live = self._clock() >= live_at
+    async def reconcile(self, namespace: str, name: str) -> None:
+        """One pass; whatever makes another one necessary is an event. Raises `KubeError`."""
+        key = Key(self._kind, namespace, name)
         before = self._store.get(self._kind, namespace, name)
-        raw = await Reader(self._api, self._store, live=(self._kind,) if live else ()).get(self._kind, namespace, name)
+        live = (self._kind,) if key in self._doubtful else ()
+        raw = await Reader(self._api, self._store, live=live).get(self._kind, namespace, name)
+        self._doubtful.discard(key)
         if raw is None:
-            self._live_at.pop((namespace, name), None)
             if before is not None:
                 # A deletion that no watch told of.
-                for server in users(self._store, Key(self._kind, namespace, name)):
+                for server in users(self._store, key):
                     self._add(server, 0.0)
-            return None
-        if live:
-            for found in await self._api.list(SERVER, namespace or None):
-                self._store.see(found)
-            live_at = self._clock() + self._resync_seconds * self._rng.uniform(0.8, 1.2)
-            self._live_at[namespace, name] = live_at
+            return
         try:
             await self._report(raw)
         except Conflict:
-            self._live_at.pop((namespace, name), None)
+            # The store may be behind what the API has.
+            self._doubtful.add(key)
             raise
-        return max(0.0, live_at - self._clock())
 
     async def _report(self, raw: Object) -> None:
         meta = raw["metadata"]

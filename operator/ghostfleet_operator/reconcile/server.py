@@ -103,9 +103,11 @@ class ServerReconciler:
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """One pass; seconds until the next one is due without any event, or None. Raises `KubeError`."""
         memory = self._memories.get((namespace, name))
-        live = memory is None or self._clock() >= memory.live_at
+        kinds: Collection[Kind] = EVERYTHING if memory and memory.doubtful else ()
+        if not kinds and self._store.get(CONFIG_MAP, namespace, ChildNames.of(name, "").config) is None:
+            kinds = DECISIVE  # nothing was given out yet, so something will be
         try:
-            return await self._pass(namespace, name, EVERYTHING if live else ())
+            return await self._pass(namespace, name, kinds)
         except _Unconfirmed:
             return await self._pass(namespace, name, DECISIVE)
 
@@ -126,21 +128,22 @@ class ServerReconciler:
         if memory is None or memory.uid != uid:
             self._forget(namespace, name)
             memory = self._memories[namespace, name] = Memory(uid, self._acknowledgements(namespace, name, uid))
-            if kinds is not EVERYTHING:
-                return await self._pass(namespace, name, EVERYTHING)
-        names = ChildNames.of(name, uid)
         tokens = memory.pods.tokens = Tokens.of(self._settings.keys(), uid, epoch_of(raw))
-        run = Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names, tokens)
+        thorough = self._clock() >= memory.thorough_at
+        names = ChildNames.of(name, uid)
+        run = Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names, tokens, thorough)
         try:
             await self._work(run)
         except (Conflict, Invalid):
             # The store may be behind what the API has: decide again on the API's own word.
-            memory.live_at = 0.0
+            memory.doubtful = True
             raise
-        if run.live:
-            memory.live_at = self._clock() + self._spread(self._settings.resync_seconds)
+        memory.doubtful = False
+        now = self._clock()
+        if thorough and run.complete:
+            memory.thorough_at = now + self._spread(self._settings.resync_seconds)
         delay = self._settings.resync_seconds if run.delay is None else run.delay
-        return min(delay, max(0.0, memory.live_at - self._clock()))
+        return min(delay, memory.thorough_at - now) if memory.thorough_at > now else delay
 
     async def _reader(self, namespace: str, name: str, kinds: Collection[Kind]) -> Reader:
         """A reader that has the ConfigMap already.
@@ -198,8 +201,9 @@ class ServerReconciler:
             run.plan = run.plan if truth == run.truth else None
             return
         run.truth = truth
-        if run.live:
+        if run.thorough:
             await self._children.prune(wanted, run.reader, run.namespace, run.name, run.uid)
+        run.complete = True
         await self._deliver(run, truth)
         now = self._now()
         if self._advanced(run, truth, resolved, now) != truth:
@@ -220,7 +224,7 @@ class ServerReconciler:
 
     async def _apply(self, run: Pass, wanted: list[Child]) -> Invalid | None:
         """Bring children to what is wanted; why the API refused one, if it did."""
-        blind = run.live or self._may_miss_its_secret(run)
+        blind = run.thorough or self._may_miss_its_secret(run)
         try:
             corrections = await self._children.ensure(wanted, run.reader, run.memory.children, blind=blind)
         except Invalid as error:
@@ -252,6 +256,7 @@ class ServerReconciler:
         deployment = await run.reader.get(DEPLOYMENT, run.namespace, run.names.deployment)
         if run.scale is not None and deployment is not None and is_ours(deployment, run.uid):
             await self._children.scale(deployment, run.scale, run.reader)
+        run.complete = run.error is None
         await self._deliver(run, run.truth)
 
     async def _deliver(self, run: Pass, truth: Truth) -> None:

@@ -123,4 +123,8 @@ class Reader:
                     self._store.forget(kind, namespace, known["metadata"]["name"], known["metadata"]["uid"])
             for obj in found:
                 self._store.see(obj)
+        return self.known_of_server(kind, namespace, server)
+
+    def known_of_server(self, kind: Kind, namespace: str, server: str) -> list[Object]:
+        """The same without asking anybody."""
         return self._store.of_server(kind, namespace, server)

@@ -96,3 +96,11 @@ def test_an_object_carries_the_hash_of_what_was_wanted() -> None:
     assert mark_of(once) == mark_of(marked(wanted))
     assert mark_of(marked({**wanted, "data": {}})) != mark_of(once), "a field that is left out changes the hash"
     assert APPLIED_ANNOTATION not in wanted["metadata"]["annotations"], "the input stays as it was"
+
+
+def test_a_key_added_to_a_selector_is_drift() -> None:
+    """Server-side apply replaces a selector whole, and with one more key a Service selects no pod."""
+    wanted = {"spec": {"selector": {"app": "a"}, "ports": []}}
+    live = {"spec": {"selector": {"app": "a", "more": "b"}, "ports": [], "clusterIP": "10.0.0.1"}}
+    found = projected(live, wanted)
+    assert differences(found, wanted) == ["spec.selector"]
