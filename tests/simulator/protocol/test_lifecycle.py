@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -206,6 +207,25 @@ def test_with_a_timeout_what_runs_ends_and_what_comes_is_turned_away(serve: Serv
     assert (body["choices"][0]["finish_reason"], body["usage"]["completion_tokens"]) == ("length", 120)
     assert served.process.wait(20) == 0
     assert "[shutdown] API server: stopping engine client mode=drain timeout=20s" in messages(served.log)
+
+
+def test_a_server_that_drains_keeps_its_connections(serve: Serve) -> None:
+    """As vLLM does, whose HTTP server is told of the end only when the engine has stopped: no `Connection: close`."""
+    served = serve(*SLOW, "--shutdown-timeout", "20")
+    answer = Answer(served, max_tokens=120)
+    served.until(running=1)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+    for signalled in (False, True):
+        connection.request("GET", "/health")
+        response = connection.getresponse()
+        assert (response.read(), response.status, response.getheader("connection")) == (b"", 200, None)
+        if not signalled:
+            used = connection.sock
+            served.process.terminate()
+            served.until(draining=True)
+    assert connection.sock is used
+    assert answer.json()["choices"][0]["finish_reason"] == "length"
+    assert served.process.wait(20) == 0
 
 
 def test_what_outlasts_the_timeout_is_aborted(serve: Serve) -> None:
