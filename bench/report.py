@@ -9,6 +9,7 @@ from statistics import median
 from typing import Final
 
 from bench.client import Errors, Load, Measurement
+from bench.scraping import PER_S
 
 MIB: Final = 1 << 20
 MOST_NOISE: Final = 0.10
@@ -21,6 +22,7 @@ class Kind(StrEnum):
     PACED = "paced"
     UNPACED = "unpaced"
     REQUESTS = "requests"
+    SCRAPES = "scrapes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,14 @@ def on_time(scenario: Scenario, name: str) -> str:
     return f"{100 * median(scenario.values(name, tokens_per_s)) / due:.1f}" if due else "-"
 
 
+def per_scrape(scenario: Scenario, name: str) -> str:
+    """CPU that a scrape costs, microseconds: what a server took more with them than without, in each round."""
+    calm, scraped = scenario.names
+    if name == calm:
+        return "-"
+    return f"{median((cores(round_[scraped]) - cores(round_[calm])) * 1e6 / PER_S for round_ in scenario.rounds):,.0f}"
+
+
 STREAMS: Final[tuple[str, Cell]] = ("streams", lambda scenario, _: str(scenario.load.streams))
 SERVER: Final[tuple[str, Cell]] = ("server", lambda _, name: name)
 RSS: Final[tuple[str, Cell]] = ("RSS at start / under load, MiB", cells([rss_before, rss_after], 0))
@@ -178,6 +188,14 @@ COLUMNS: Final[Mapping[Kind, Sequence[tuple[str, Cell]]]] = {
         CORES,
         RSS,
     ],
+    Kind.SCRAPES: [
+        STREAMS,
+        SERVER,
+        ("CPU per token, us", cell(cpu_per_token, 1)),
+        ("CPU per scrape, us", per_scrape),
+        ("gap error, ms: mean / p99 / p99.9 / max", cells([gap(f) for f in ("mean", "p99", "p999", "max")], 2)),
+        ("merged, %", cell(merged, 1)),
+    ],
 }
 
 RATIOS: Final[Mapping[Kind, Sequence[tuple[str, Number]]]] = {
@@ -194,6 +212,7 @@ RATIOS: Final[Mapping[Kind, Sequence[tuple[str, Number]]]] = {
         ("CPU per request", cpu_per_request),
         ("RSS under load", rss_after),
     ],
+    Kind.SCRAPES: [("gap error, mean", gap("mean")), ("gap error, p99", gap("p99"))],
 }
 
 TITLES: Final[Mapping[Kind, str]] = {
@@ -202,6 +221,7 @@ TITLES: Final[Mapping[Kind, str]] = {
     ),
     Kind.UNPACED: "Unpaced: as fast as it can, {0.max_tokens} tokens a request",
     Kind.REQUESTS: "Requests: streams of one token, as fast as it can",
+    Kind.SCRAPES: f"Scrapes: paced, without and with {PER_S} scrapes a second",
 }
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 from bench.client import BenchError, Load, measure
 from bench.report import Kind, Run, Scenario
+from bench.scraping import scrape
 from bench.servers import ROOT, Pace, Running
 
 PACE: Final = Pace(ttft_ms=100, itl_ms=20)
 FLAT_OUT: Final = Pace(ttft_ms=0, itl_ms=0)
 UNPACED_STREAMS: Final = 64
+SCRAPED_STREAMS: Final = 256
 
 
 class Target(Protocol):
@@ -51,26 +54,35 @@ class Plan:
         loads: list[tuple[Kind, Pace, Load]] = []
         flat_out = self.window or 8.0
         if Kind.PACED in self.kinds:
-            for streams in self.streams:
-                load = Load.paced(
-                    streams,
-                    max_tokens=self.max_tokens,
-                    ttft_ms=PACE.ttft_ms,
-                    itl_ms=PACE.itl_ms,
-                    warm_up=self.warm_up,
-                    window=self.window,
-                )
-                loads.append((Kind.PACED, PACE, load))
+            loads += [(Kind.PACED, PACE, self._paced(streams)) for streams in self.streams]
         if Kind.UNPACED in self.kinds:
             load = Load(UNPACED_STREAMS, self.max_tokens, warm_up=self.warm_up, window=flat_out)
             loads.append((Kind.UNPACED, FLAT_OUT, load))
         if Kind.REQUESTS in self.kinds:
             loads.append((Kind.REQUESTS, FLAT_OUT, Load(UNPACED_STREAMS, 1, warm_up=self.warm_up, window=flat_out)))
+        if Kind.SCRAPES in self.kinds:
+            loads.append((Kind.SCRAPES, PACE, self._paced(SCRAPED_STREAMS)))
         return loads
+
+    def _paced(self, streams: int) -> Load:
+        return Load.paced(
+            streams,
+            max_tokens=self.max_tokens,
+            ttft_ms=PACE.ttft_ms,
+            itl_ms=PACE.itl_ms,
+            warm_up=self.warm_up,
+            window=self.window,
+        )
 
     def seconds(self, targets: int) -> float:
         """About how long it takes."""
-        return sum(1.5 + load.warm_up + load.window for _, _, load in self.loads()) * self.rounds * targets
+        return (
+            sum(
+                (1.5 + load.warm_up + load.window) * (2 if kind is Kind.SCRAPES else targets)
+                for kind, _, load in self.loads()
+            )
+            * self.rounds
+        )
 
 
 def run(binary: Path, plan: Plan, targets: Sequence[Target], tell: Callable[[str], None]) -> list[Scenario]:
@@ -88,22 +100,37 @@ def run(binary: Path, plan: Plan, targets: Sequence[Target], tell: Callable[[str
         rounds: list[dict[str, Run]] = []
         for number in range(plan.rounds if able else 0):
             rounds.append({})
-            for target in able:
+            for name, target, scraped in turns(kind, able):
                 try:
                     with target.running(pace) as running:
-                        rounds[-1][target.name] = Run(measure(binary, running.endpoint, load), running.start_s)
+                        seconds = load.warm_up + load.window
+                        during = partial(scrape, running.endpoint, seconds) if scraped else None
+                        rounds[-1][name] = Run(measure(binary, running.endpoint, load, during), running.start_s)
                 except BenchError as error:
-                    raise BenchError(f"{target.name}, {kind}, {load.streams} streams: {error}") from error
-                seen = rounds[-1][target.name].measurement
+                    raise BenchError(f"{name}, {kind}, {load.streams} streams: {error}") from error
+                seen = rounds[-1][name].measurement
                 cost = (
                     f"{seen.cpu_us_per_request:.0f} us of CPU per request"
                     if kind is Kind.REQUESTS
                     else f"{seen.cpu_us_per_token:.2f} us of CPU per token"
                 )
-                tell(f"{kind}, {load.streams} streams, round {number + 1} of {plan.rounds}, {target.name}: {cost}")
+                tell(f"{kind}, {load.streams} streams, round {number + 1} of {plan.rounds}, {name}: {cost}")
         if rounds:
             scenarios.append(Scenario(kind, load, rounds))
     return scenarios
+
+
+def turns(kind: Kind, targets: Sequence[Target]) -> Iterator[tuple[str, Target, bool]]:
+    """Who is measured in a round: the name in the tables, the server, and whether it is scraped meanwhile.
+
+    What scraping costs is asked of the first one only.
+    """
+    if kind is Kind.SCRAPES:
+        for scraped in (False, True):
+            yield targets[0].name + (", scraped" if scraped else ""), targets[0], scraped
+    else:
+        for target in targets:
+            yield target.name, target, False
 
 
 def machine() -> dict[str, object]:

@@ -58,9 +58,9 @@ def test_two_servers_are_measured_in_turn(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     turns = [line.split(", ")[-1].split(":")[0] for line in done.stderr.splitlines() if ", round " in line]
-    assert turns == ["ghostfleet", "late"] * 6
+    assert turns == ["ghostfleet", "late"] * 6 + ["ghostfleet", "scraped"] * 2
     scenarios = {scenario["kind"]: scenario for scenario in json.loads(out.read_text())["scenarios"]}
-    assert list(scenarios) == ["paced", "unpaced", "requests"]
+    assert list(scenarios) == ["paced", "unpaced", "requests", "scrapes"]
     assert len(scenarios["paced"]["rounds"]) == 2
     for round_ in scenarios["paced"]["rounds"]:
         ours, late = round_["ghostfleet"]["measurement"], round_["late"]["measurement"]

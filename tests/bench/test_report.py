@@ -44,6 +44,14 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert ratios(found, "a", "b", cpu_per_token) == pytest.approx([0.5, 0.5, 0.6])
 
 
+def test_a_scrape_costs_what_the_server_took_more_in_the_same_round() -> None:
+    """0.06 cores for 60 scrapes a second are 1 ms each; the median of the rounds is told, beside the scraped run."""
+    text = markdown([scenario((run(4.8), run(9.6)), (run(48), run(52.8)), (run(1), run(99)), kind=Kind.SCRAPES)])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    calm, scraped = (dict(zip(rows[0], row, strict=True)) for row in rows[2:])
+    assert (calm["CPU per scrape, us"], scraped["CPU per scrape, us"]) == ("-", "1,000")
+
+
 def test_a_ratio_to_nothing_is_left_out() -> None:
     """A round in which the other server was never late has no ratio."""
     found = scenario((run(1, error=1), run(1, error=0)), (run(1, error=1), run(1, error=4)))

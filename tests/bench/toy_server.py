@@ -17,7 +17,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ttft
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             if not head.startswith(b"post"):
-                writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                found = b"200 OK" if head.startswith(b"get /metrics ") else b"404 Not Found"
+                writer.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\n\r\n" % found)
                 continue
             length = int(head.partition(b"content-length:")[2].split()[0])
             tokens = json.loads(await reader.readexactly(length))["max_tokens"]

@@ -64,7 +64,7 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(HotRoutes, generating=generating)
+    app.add_middleware(HotRoutes, generating=generating, server=server)
     if http.enable_server_load_tracking:
         app.add_middleware(LoadTracking, load=load)
     app.add_middleware(FaultGate, server=server)

@@ -1,7 +1,7 @@
-"""The two completion routes without what a router, dependencies and response models cost per request.
+"""The two completion routes and `/metrics` without what a router, dependencies and response models cost per request.
 
 FastAPI declares the same routes, describes them, and answers at paths that are not found here, such as those behind a
-root path. Both ways lead to the same `Generating`.
+root path. Both ways lead to the same `Generating` and the same exposition.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Final
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ghostfleet_simulator.api.errors import ApiError, internal_error, unreadable_body
 from ghostfleet_simulator.api.generate import Generating, failure
 from ghostfleet_simulator.api.instrumentation import Instrumented
 from ghostfleet_simulator.config import Endpoint
+from ghostfleet_simulator.metrics.render import CONTENT_TYPE
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 _log = logging.getLogger("ghostfleet.api")
@@ -38,18 +39,27 @@ _ROUTES: Final = {
 }
 
 
-class HotRoutes:
-    """ASGI middleware that answers generation requests itself."""
+_METRICS: Final = "/metrics"
 
-    def __init__(self, app: ASGIApp, generating: Generating) -> None:
+
+def _is_scrape(scope: Scope) -> bool:
+    return (scope["type"], scope.get("method"), scope.get("path")) == ("http", "GET", _METRICS)
+
+
+class HotRoutes:
+    """ASGI middleware that answers generation requests and scrapes itself."""
+
+    def __init__(self, app: ASGIApp, generating: Generating, server: SimulatedServer) -> None:
         self._app = app
         self._generating = generating
+        self._server = server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         route = _ROUTES.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if route is None:
-            await self._app(scope, receive, send)
+            app = exposition(self._server) if _is_scrape(scope) else self._app
+            await app(scope, receive, send)
             return
         scope["route"] = route
         try:
@@ -62,21 +72,25 @@ class HotRoutes:
             await JSONResponse({"detail": error.detail}, error.status_code)(scope, receive, send)
 
 
+def exposition(server: SimulatedServer) -> Response:
+    """The answer to a scrape."""
+    return Response(server.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+
 class Shortcut:
-    """Generation requests past all middleware but the one that counts, where none would do anything with them."""
+    """Generation requests and scrapes past the middleware that would do nothing to them."""
 
     def __init__(self, server: SimulatedServer, generating: Generating) -> None:
-        self._app = Instrumented(HotRoutes(_nowhere, generating), server)
+        self._app = Instrumented(HotRoutes(_nowhere, generating, server), server)
+        self._server = server
 
-    @staticmethod
-    def takes(scope: Scope) -> bool:
-        """Whether it answers a request: a POST to a generation route that is not a browser's."""
-        return (
-            scope["type"] == "http"
-            and scope["method"] == "POST"
-            and scope["path"] in _ROUTES
-            and b"origin" not in dict(scope["headers"])
-        )
+    def takes(self, scope: Scope) -> bool:
+        """Whether it answers a request: a POST to a generation route, or a scrape, that is not a browser's."""
+        if scope["type"] != "http" or b"origin" in dict(scope["headers"]):
+            return False
+        if scope["method"] == "POST":
+            return scope["path"] in _ROUTES
+        return _is_scrape(scope) and not self._server.faults.armed  # failures may befall scrapes, too
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

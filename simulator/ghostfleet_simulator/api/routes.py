@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any, Final
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from ghostfleet_simulator.api import schema
+from ghostfleet_simulator.api.hot import exposition
 from ghostfleet_simulator.api.judging import detokenized, tokenized
 from ghostfleet_simulator.api.load import Load
 from ghostfleet_simulator.api.reading import BodyReader
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.text.tokenizer import Tokenizer
-
-METRICS_CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 
 
 def information(server: SimulatedServer, load: Load) -> APIRouter:
@@ -66,7 +65,7 @@ def information(server: SimulatedServer, load: Load) -> APIRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Metrics in Prometheus' text format."""
-        return Response(server.metrics.render(), headers={"content-type": METRICS_CONTENT_TYPE})
+        return exposition(server)
 
     return router
 

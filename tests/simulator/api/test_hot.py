@@ -67,6 +67,19 @@ async def test_both_ways_mind_the_media_type_and_the_method(start: Start) -> Non
         assert (await running.client.get(path)).status_code == 405
 
 
+async def test_both_ways_answer_scrapes_alike(start: Start) -> None:
+    """With the same headers and families, also where middleware has to see every request; other methods are 405."""
+    for access in ({}, {"api_keys": ["secret"]}):
+        running = await start(http={"rootPath": "/behind"}, **access)
+        hot, declared = [await running.client.get(prefix + "/metrics") for prefix in ("", "/behind")]
+        assert hot.status_code == declared.status_code == 200
+        heads = [_alike(answer)[1] for answer in (hot, declared)]
+        assert heads[0] == heads[1]
+        families = [[line for line in answer.text.splitlines() if line[0] == "#"] for answer in (hot, declared)]
+        assert families[0] == families[1]
+        assert (await running.client.post("/metrics")).status_code == 405
+
+
 async def test_answers_of_both_ways_are_counted_under_their_route(start: Start) -> None:
     running = await start(http={"rootPath": "/behind"})
     for prefix in ("", "/behind"):
