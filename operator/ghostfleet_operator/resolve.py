@@ -11,6 +11,7 @@ from ghostfleet_operator.kinds.profile import ProfileResource
 from ghostfleet_operator.kinds.server import ProfileKind, SimulatedModelServer
 from ghostfleet_simulator.config import Behaviour, FixedConfig, Listen, Profile, ServerConfig
 from ghostfleet_simulator.engine.timers import check_pace
+from ghostfleet_simulator.metrics.fake import check_fake_metrics
 from ghostfleet_simulator.problems import InvalidInput
 
 PORT: Final = 8000
@@ -76,6 +77,10 @@ def resolve(server: SimulatedModelServer, find_profile: FindProfile) -> Resolved
     except InvalidInput as error:
         text = f"the profile does not go with the server's clock: {error}"
         raise Unresolved(Reason.INVALID, text, "spec.clock.compression") from None
+    try:
+        check_fake_metrics(config, config.fake_metrics)
+    except InvalidInput as error:
+        raise Unresolved(Reason.INVALID, error.problems[0].message, f"spec.{error.problems[0].path}") from None
     return Resolved(server, config, source)
 
 

@@ -21,6 +21,7 @@ from ghostfleet_simulator.problems import InvalidInput, Problem, nearest
 
 RATE_FLAG: Final = "failure-injection-rate"
 TYPES_FLAG: Final = "failure-types"
+FAKE_METRICS_FLAG: Final = "fake-metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ PROCESS_OPTIONS: Final = (
     Setting(
         TYPES_FLAG, many=True, help="Failures to inject, in equal shares; without any, the six of llm-d-inference-sim."
     ),
+    Setting(FAKE_METRICS_FLAG, help="`fakeMetrics` as the JSON object that llm-d-inference-sim takes."),
     Setting("admin-token-file", help="File with the bearer token of the admin API."),
     Setting("api-key", many=True, help="Keys of which requests to the API must bring one; also from VLLM_API_KEY."),
     Setting("live-file", help="File in which a configuration accepted by the admin API outlives a restart."),

@@ -18,6 +18,7 @@ from typing import Any, Final
 from pydantic.alias_generators import to_camel
 
 from ghostfleet_simulator.arguments import (
+    FAKE_METRICS_FLAG,
     RATE_FLAG,
     TYPES_FLAG,
     ForeignFlag,
@@ -29,6 +30,7 @@ from ghostfleet_simulator.arguments import (
 from ghostfleet_simulator.config import BY_RATE, TYPED_ERRORS, FailureType, LogFormat, LogLevel, ServerConfig
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.files import read_mapping
+from ghostfleet_simulator.llmd_metrics import fake_metrics
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
 
 _HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
@@ -128,6 +130,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> LoadedConfig:
             _place(tree, setting.path, converted)
     try:
         _inject(tree, given, file, warnings)
+        _fake(tree, given, file, warnings)
         options = _options(given, known)
     except InvalidInput as error:
         problems += error.problems
@@ -228,6 +231,8 @@ def _as_words(key: str, value: object) -> list[str]:
                 words.append(str(item))
             case None if not isinstance(value, list):
                 words.append("")
+            case Mapping() if key.replace("_", "-") == FAKE_METRICS_FLAG:
+                words.append(json.dumps(item))
             case _:
                 raise InvalidInput([Problem(key, "must be a plain value or a list of plain values")])
     return words
@@ -278,18 +283,23 @@ def _converted(setting: Setting, given: _Given, warnings: list[str]) -> Any:
     return word
 
 
-def _block(given: _Given) -> dict[str, Any] | None:
-    """A block as vLLM's command line has it: a JSON object whose keys are in snake case."""
+def _object(given: _Given) -> dict[str, Any]:
+    """A JSON object; nothing is an empty one."""
     word = _single(given)
     if not word:
-        return None
+        return {}
     try:
         found = json.loads(word)
     except ValueError as error:
         raise InvalidInput([Problem(given.source, f"not JSON: {error}")]) from None
     if not isinstance(found, dict):
         raise InvalidInput([Problem(given.source, f"must be a JSON object, not {word!r}")])
-    return {to_camel(key) if "_" in key else key: value for key, value in found.items()}
+    return found
+
+
+def _block(given: _Given) -> dict[str, Any] | None:
+    """A block as vLLM's command line has it: a JSON object whose keys are in snake case."""
+    return {to_camel(key) if "_" in key else key: value for key, value in _object(given).items()} or None
 
 
 def _place(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -300,6 +310,20 @@ def _place(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
             return
         node = child
     node[path[-1]] = value
+
+
+def _fake(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warnings: list[str]) -> None:
+    """llm-d-inference-sim's fake metrics as ours."""
+    fakes = given.get(FAKE_METRICS_FLAG)
+    if fakes is None:
+        return
+    if file.document:
+        warnings.append(f"{fakes.source} has no effect: {file.path} is a document, which sets fakeMetrics")
+        return
+    if fakes.in_file and "fakeMetrics" in tree:
+        raise InvalidInput([Problem(fakes.source, "also given as fakeMetrics")])
+    if found := _object(fakes):
+        tree["fakeMetrics"] = fake_metrics(found, fakes.source)
 
 
 def _inject(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warnings: list[str]) -> None:

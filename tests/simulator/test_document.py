@@ -287,6 +287,7 @@ def test_every_live_field_can_be_patched() -> None:
         "failures": [{"type": "ServerError", "probability": "1"}],
         "failureHeaders": True,
         "answers": {"mode": "Echo"},
+        "fakeMetrics": {"vllm:num_requests_running": "1"},
     }
     assert set(patch) == set(LIVE_FIELDS)
     after = _start().patch(patch)

@@ -407,3 +407,49 @@ def test_every_problem_of_a_file_is_told(tmp_path: Path) -> None:
     """One start shows all that is wrong with a file."""
     file = written(tmp_path / "c.yaml", "model: {name: ''}\nscheduling: {maxNumSeqs: 0}\n")
     assert [line.split(": ")[1] for line in problems("--config", file)] == ["model.name", "scheduling.maxNumSeqs"]
+
+
+def test_the_fake_metrics_of_llmd_are_ours() -> None:
+    """Every key of its JSON object, from the command line or as a block of its configuration file."""
+    told = {
+        "running-requests": 3,
+        "kv-cache-usage": "oscillate:0.1:0.9:30s",
+        "ttft-buckets-values": [1, 2],
+        "tpot-buckets-values": [4],
+        "request-success-total": {"stop": 5, "tool_calls": 1},
+        "total-prompt-tokens": 100,
+        "waiting-requests": None,
+    }
+    config = load(["m", "--fake-metrics", json.dumps(told)], {}).config
+    assert config.fake_metrics == {
+        "vllm:num_requests_running": "3",
+        "vllm:kv_cache_usage_perc": "oscillate:0.1:0.9:30s",
+        "vllm:time_to_first_token_seconds": "[1, 2]",
+        "vllm:inter_token_latency_seconds": "[4]",
+        'vllm:request_success_total{finished_reason="stop"}': "5",
+        "vllm:prompt_tokens_total": "100",
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("{", "--fake-metrics: not JSON"),
+        ('{"runing-requests": 1}', "did you mean 'running-requests'?"),
+        ('{"ttft-buckets-values": 1}', "--fake-metrics: ttft-buckets-values: 1 is not of the form"),
+    ],
+)
+def test_fake_metrics_that_cannot_be_read_are_told(told: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(["m", "--fake-metrics", told], {})
+    assert message in str(caught.value)
+
+
+def test_fake_metrics_of_a_file_of_flags(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("model: m\nfake-metrics:\n  running-requests: 3\n  ttft-buckets-values: [1, 2]\n")
+    config = load(["--config", str(file)], {}).config
+    assert config.fake_metrics == {
+        "vllm:num_requests_running": "3",
+        "vllm:time_to_first_token_seconds": "[1, 2]",
+    }

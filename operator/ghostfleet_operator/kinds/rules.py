@@ -105,6 +105,11 @@ SERVER_RULES: Final = (
         "self.distribution != 'Histogram' || has(self.buckets) && self.buckets.exists(b, b.weight > 0)",
         "a histogram needs a bucket with a weight above 0",
     ),
+    Rule(
+        "fakeMetrics",
+        "self.all(key, key.startsWith('vllm:'))",
+        "each key is a series that begins with vllm:",
+    ),
     Rule("failures[]", "self.type != 'HTTPError' || has(self.status)", "an HTTPError needs a status"),
     Rule(
         "failures[]",

@@ -42,6 +42,7 @@ from ghostfleet_simulator.config.failures import (
     HeaderMatch,
     Match,
 )
+from ghostfleet_simulator.config.fake_metrics import Course, Selector, parse_selector, parse_value
 from ghostfleet_simulator.config.http import Http
 from ghostfleet_simulator.config.kv_events import EventPublisher, KVEvents, binds, tcp_port
 from ghostfleet_simulator.config.lifecycle import Lifecycle
@@ -84,6 +85,7 @@ __all__ = [
     "Behaviour",
     "CachePrecision",
     "ClockSettings",
+    "Course",
     "Ending",
     "Endpoint",
     "Engine",
@@ -121,6 +123,7 @@ __all__ = [
     "RooflineTiming",
     "Scheduling",
     "SchedulingPolicy",
+    "Selector",
     "ServerConfig",
     "Settings",
     "SimpleTiming",
@@ -129,6 +132,8 @@ __all__ = [
     "TableTiming",
     "Whole",
     "binds",
+    "parse_selector",
+    "parse_value",
     "problem",
     "tcp_port",
 ]

@@ -13,6 +13,7 @@ from ghostfleet_simulator.config.behaviour import Answers
 from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import BatchLimits, Engine, KVCache, ModelSettings, Scheduling
 from ghostfleet_simulator.config.failures import Failures
+from ghostfleet_simulator.config.fake_metrics import FakeMetrics
 from ghostfleet_simulator.config.http import Http
 from ghostfleet_simulator.config.kv_events import KVEvents
 from ghostfleet_simulator.config.lifecycle import Lifecycle
@@ -138,6 +139,10 @@ class Behaviour(Settings):
 
     answers: Annotated[Answers, Live()] = Answers()
     """What the server answers."""
+
+    fake_metrics: Annotated[FakeMetrics, Live()] = Field(default_factory=dict)
+    """Series of `/metrics` that show what is given here in place of the truth, by name: a number, `oscillate`, `ramp`,
+    `rampreset` or `squarewave` as `SHAPE:START:END:PERIOD`, or the counts of a histogram's buckets as `[1, 2]`."""
 
 
 class LiveConfig(Behaviour):

@@ -115,6 +115,16 @@ class Series(Generic[C]):
         self._cells[values] = (cell, self._now())
         self.version += 1
 
+    def exchange(self, values: tuple[str, ...], cell: C | None) -> C | None:
+        """Put a cell in the place of the one with these label values, or take it out; returns what was there."""
+        there, created = self._cells.get(values, (None, self._now()))
+        if cell is not None:
+            self._cells[values] = (cell, created)
+        elif there is not None:
+            del self._cells[values]
+        self.version += 1
+        return there
+
     def clear(self) -> None:
         """Forget all cells."""
         self._cells.clear()

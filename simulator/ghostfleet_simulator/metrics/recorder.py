@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 
 from ghostfleet_simulator import __version__
 from ghostfleet_simulator.config import FailureType, ServerConfig
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.step import Step
+from ghostfleet_simulator.metrics.fake import fakes_of
 from ghostfleet_simulator.metrics.families import Time
 from ghostfleet_simulator.metrics.http import HttpMetrics
 from ghostfleet_simulator.metrics.own import KVEventMetrics, OwnMetrics
@@ -45,6 +47,12 @@ class ServerMetrics:
         self._model = config.model.aliases[0]
         self._rank = engine
         self._now = now
+        self._fakes = fakes_of(dialect, now)
+
+        def refresh() -> None:
+            process.refresh()
+            self._fakes.refresh()
+
         self._exposition = Exposition(
             [
                 *process.series,
@@ -54,7 +62,7 @@ class ServerMetrics:
                 *(self.kv_events.series if self.kv_events else ()),
             ],
             with_created=_created_wanted() if with_created is None else with_created,
-            refresh=process.refresh,
+            refresh=refresh,
         )
         self.sleep_operations = SleepOperations(self._exposition.add, now)
 
@@ -186,6 +194,10 @@ class ServerMetrics:
     def on_refused(self, sequences: int) -> None:
         """The engine turned sequences away because generation is paused; vLLM counts them as failed."""
         self.measures.finished["error"].value += sequences
+
+    def fake(self, settings: Mapping[str, str]) -> None:
+        """Have these series, and no others, show what they are told to; raises `InvalidInput`."""
+        self._fakes.use(settings)
 
     def set_profile(self, revision: int, live_hash: str) -> None:
         """A configuration came into force."""

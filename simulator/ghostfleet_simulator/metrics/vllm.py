@@ -269,6 +269,8 @@ class Dialect:
 
     def __init__(self, config: ServerConfig, engine: int, now: Time) -> None:
         self._labels = (config.model.aliases[0], str(engine))
+        self.own_labels = dict(zip(_ENGINE, self._labels, strict=True))
+        """What every series of the engine has alike."""
         self._bounds = token_bounds(config.model.max_model_len)
         self._now = now
         conduct = config.engine.conduct

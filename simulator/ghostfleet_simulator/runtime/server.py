@@ -20,6 +20,7 @@ from ghostfleet_simulator.engine.timers import check_pace
 from ghostfleet_simulator.faults.events import EventFaults
 from ghostfleet_simulator.faults.injector import FaultInjector
 from ghostfleet_simulator.faults.readiness import Flapping
+from ghostfleet_simulator.metrics.fake import check_fake_metrics
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.problems import InvalidInput
 from ghostfleet_simulator.runtime.clock import Clock, WallClock
@@ -94,7 +95,7 @@ class SimulatedServer:
         """Pause and sleep."""
         self._requests = 0
         self.in_force = self._first_state(document or Document.of(config))
-        check_pace(config.clock, self.in_force.document.config.profile)
+        self._check(self.in_force)
         self._take_over()
 
     # --- configuration ---------------------------------------------------------------------------
@@ -112,13 +113,19 @@ class SimulatedServer:
 
     def _adopt(self, state: InForce) -> InForce:
         if state != self.in_force:
-            check_pace(self.config.clock, state.document.config.profile)
+            self._check(state)
             if self._live_file:
                 _write_atomically(self._live_file, json.dumps(state.to_json()))
             self.in_force = state
             self._take_over()
             _log.info("revision %d with %s is in force", state.revision, state.document.hash)
         return state
+
+    def _check(self, state: InForce) -> None:
+        """Raise `InvalidInput` if live settings do not go with what the server was started with."""
+        live = state.document.config
+        check_pace(self.config.clock, live.profile)
+        check_fake_metrics(self.config, live.fake_metrics)
 
     def _first_state(self, document: Document) -> InForce:
         if self._live_file is None or not self._live_file.exists():
@@ -137,6 +144,7 @@ class SimulatedServer:
         self.held.use(config.failures)
         self._flapping.use(config.failures, self.now_us() / 1e6)
         self._process_faults.use(config.failures)
+        self.metrics.fake(config.fake_metrics)
         self._answers = answers_of(config.answers, self.tokenizer, self.config.seed)
         self.metrics.set_profile(self.in_force.revision, self.in_force.document.hash)
 
