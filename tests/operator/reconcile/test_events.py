@@ -102,3 +102,18 @@ def test_a_finished_sync_is_told_with_its_time() -> None:
     told = list(transitions(status(), status(synced=NOON)))
     assert [(n.reason, n.message) for n in told] == [("ProfileSynced", "revision 4 runs on 3 Ready pods after 0.210s")]
     assert list(transitions(status(synced=NOON), status(synced=NOON))) == []
+
+
+def test_a_wave_is_told_of_when_it_begins_and_at_every_step() -> None:
+    def at(revision: int, step: int) -> ServerStatus:
+        wave = {"revision": revision, "hash": "h", "step": step, "steps": 2, "waveReplicas": 3}
+        return ServerStatus.model_validate({"profile": {"rollout": wave}})
+
+    def told(before: ServerStatus, after: ServerStatus) -> list[tuple[str, str]]:
+        return [(notice.reason, notice.message) for notice in transitions(before, after)]
+
+    begun = [("ProfileRolloutStarted", "revision 7, step 1 of 2: to 3 pods")]
+    assert told(ServerStatus(), at(7, 1)) == begun
+    assert told(at(6, 2), at(7, 1)) == begun
+    assert told(at(7, 1), at(7, 1)) == []
+    assert told(at(7, 1), at(7, 2)) == [("ProfileRolloutStep", "revision 7, step 2 of 2: to 3 pods")]

@@ -18,9 +18,10 @@ from ghostfleet_operator.kinds.crd import KINDS, openapi
 from ghostfleet_operator.kinds.meta import ConditionStatus
 from ghostfleet_operator.kinds.profile import LatencyProfileStatus
 from ghostfleet_operator.plan.observed import Replica
+from ghostfleet_operator.plan.waves import Canary, Member, Rejected, Truth
 from ghostfleet_operator.resolve import Reason, Unresolved
 from ghostfleet_operator.status import Observation, Obstacle, Workload, profile_status, server_status
-from ghostfleet_simulator.document import live_hash
+from ghostfleet_simulator.document import Document, live_hash
 from ghostfleet_simulator.problems import InvalidInput, Problem
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -136,6 +137,78 @@ def test_what_only_a_person_can_mend_is_stalled(change: dict[str, Any], reason: 
     assert found["Stalled"] == ("True", reason)
     assert "Reconciling" not in found
     assert part in message(status, "Stalled")
+
+
+STEPS = {"steps": [{"percent": 50, "pause": {}}]}
+WAITING = planned(replicas=2, profileRef={"name": "mid-size"}, rollout=STEPS)
+NEW = planned(current=PLAN.document, profile={"simple": {"timeToFirstToken": "1ms"}}).document
+
+
+def in_a_wave(*members: str, held: bool = False) -> Truth:
+    canary = Canary(NEW, NOW, members=dict.fromkeys(members, Member()), held=NOW if held else None)
+    return Truth(PLAN.document, canary)
+
+
+def test_a_wave_is_work_in_progress_and_who_waits_for_its_turn_does_not_lag() -> None:
+    first, other = replica("p1", revision=2, digest=NEW.hash), replica("p2")
+    status = server_status(seen(plan=WAITING, truth=in_a_wave("p1"), replicas=(first, other)))
+    found = conditions(status)
+    assert found["Ready"] == ("False", "ProfileCanary")
+    assert found["Reconciling"] == ("True", "ProfileCanary")
+    assert found["ProfileSynced"] == ("False", "Canary")
+    profile = status["profile"]
+    assert profile["desired"]["revision"] == 2
+    assert (profile["syncedReplicas"], profile["laggingReplicas"]) == (1, 0)
+    wave = profile["rollout"]
+    assert (wave["revision"], wave["step"], wave["steps"]) == (2, 1, 1)
+    assert (wave["waveReplicas"], wave["syncedReplicas"]) == (1, 1)
+    paused = server_status(seen(plan=WAITING, truth=in_a_wave("p1", held=True), replicas=(first, other)))
+    assert conditions(paused)["Ready"] == ("False", "ProfileCanaryPaused")
+    assert "waits for spec.rollout.promote" in message(paused, "Ready")
+    late = server_status(seen(plan=WAITING, truth=in_a_wave("p1", "p2"), replicas=(first, other)))
+    assert [pod["pod"] for pod in late["profile"]["lagging"]] == ["p2"]
+
+
+def test_a_document_that_was_taken_back_is_stalled_and_says_why() -> None:
+    rejected = Rejected(2, NEW.hash, "policy", "Refused", "p1: refused: too long (422)", NOW)
+    back = Document(PLAN.document.config, 3, HASH)
+    truth = Truth(back, rejected=rejected)
+    replicas = tuple(replica(name, revision=3) for name in ("p1", "p2"))
+    status = server_status(seen(plan=WAITING, truth=truth, replicas=replicas))
+    found = conditions(status)
+    assert found["Ready"] == ("False", "ProfileRolledBack")
+    assert found["Stalled"] == ("True", "ProfileRolledBack")
+    assert found["ProfileSynced"] == ("False", "RolledBack")
+    expected = "revision 2 was rolled back (Refused): p1: refused: too long (422); revision 3 is what ran before"
+    assert message(status, "Stalled") == expected
+    assert status["profile"]["desired"]["revision"] == 3
+    assert status["profile"]["rejected"]["hash"] == NEW.hash
+
+
+def test_pods_that_keep_an_older_document_until_they_are_replaced_do_not_lag_but_it_is_not_synced() -> None:
+    truth = Truth(NEW, file="server-new.json", kept={"server-old.json": PLAN.document})
+    pods = (
+        dataclasses.replace(replica("p1"), file="server-old.json"),
+        dataclasses.replace(replica("p2", revision=2, digest=NEW.hash), file="server-new.json"),
+    )
+    status = server_status(seen(plan=WAITING, truth=truth, replicas=pods))
+    assert conditions(status)["ProfileSynced"] == ("False", "Restarting")
+    assert status["profile"]["laggingReplicas"] == 0
+
+
+def test_what_keeps_pods_from_being_ready_is_counted_by_its_reason() -> None:
+    def stuck(name: str, word: str, text: str) -> Replica:
+        return Replica(name, None, False, trouble=(word, text))
+
+    pods = (
+        stuck("p3", "Unschedulable", "0/3 nodes are available"),
+        stuck("p2", "ImagePullBackOff", "the same"),
+        stuck("p1", "ImagePullBackOff", "no such image"),
+    )
+    status = server_status(seen(workload=workload(ready=0), replicas=pods))
+    assert conditions(status)["Ready"] == ("False", "PodsNotReady")
+    expected = "0 of 2 replicas are Ready: 2 ImagePullBackOff (p1: no such image), 1 Unschedulable (p3: 0/3 nodes"
+    assert expected in message(status, "Ready")
 
 
 def test_a_suspended_server_and_one_scaled_to_zero_are_ready() -> None:
@@ -274,6 +347,11 @@ PROBLEMS = st.sampled_from(
         {"obstacle": Obstacle("Write failed!", "later", permanent=False)},
         {"plan": planned(suspend=True)},
         {"plan": planned(replicas=1000)},
+        {"plan": WAITING, "truth": in_a_wave("p1", "p7")},
+        {"plan": WAITING, "truth": in_a_wave("p2", held=True)},
+        {"plan": None, "truth": in_a_wave("p2"), "unresolved": Unresolved(Reason.NOT_FOUND, "gone"), "scale": 3},
+        {"plan": WAITING, "truth": Truth(NEW, rejected=Rejected(1, HASH, "x", "Errors", "z" * 900, NOW))},
+        {"plan": WAITING, "truth": Truth(NEW, file="server-x.json", kept={"server.json": PLAN.document})},
     ]
 )
 WORKLOADS = st.one_of(
@@ -334,6 +412,7 @@ def test_any_observation_gives_a_status_that_holds_together(
     desired = status["profile"].get("desired", {}).get("hash")
     if found["ProfileSynced"][0] == "True":
         assert all(pod.hash == desired for pod in on)
+        assert not {"rollout", "rejected"} & status["profile"].keys() or not on
     if ready:
         wanted = second["plan"].replicas
         assert found["ProfileResolved"][0] == found["ProfileSynced"][0] == found["WorkloadAvailable"][0] == "True"
