@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx
 
 from ghostfleet_simulator.document import Document
+from ghostfleet_simulator.problems import InvalidInput
 
 CONCURRENCY: Final = 64
 """Most servers that one call talks to at the same time."""
@@ -133,6 +134,16 @@ async def push_one(target: Target, document: Document, body: bytes, send: Send) 
 async def observe_one(target: Target, send: Send) -> Ack:
     """Ask a server what it runs; no reason where it answered."""
     return await _patient(target, lambda: _state(target, send))
+
+
+async def fetch_one(target: Target, send: Send) -> Document | None:
+    """The whole document that a server runs; None where it cannot be had."""
+    try:
+        async with asyncio.timeout(TOTAL_SECONDS):
+            answer = await _ask(target, send, "GET", "config")
+        return Document.parse(json.loads(answer.body)) if answer.status == HTTPStatus.OK else None
+    except (Unanswered, TimeoutError, InvalidInput, ValueError):
+        return None
 
 
 def over_httpx(client: httpx.AsyncClient) -> Send:

@@ -111,6 +111,31 @@ def test_a_pod_that_starts_in_the_middle_gets_what_ran_before_unless_it_belongs_
         eventually(lambda: revisions(running, "a", "b", "new") == [2, 2, 2] or None)
 
 
+def test_a_config_map_that_is_lost_in_the_middle_is_rebuilt_from_the_pods_and_the_wave_starts_anew(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    policy = {"steps": [{"percent": 30, "pause": {}}]}
+    with fleet(cluster, namespace, tmp_path, "a", "b", "c", rollout=policy) as running:
+        before = running.synced(1)["profile"]["desired"]["hash"]
+        set_ttft(cluster, namespace, "80ms")
+        ready(cluster, namespace, "False", "ProfileCanaryPaused")
+        cluster.delete(CONFIG_MAP, namespace, names_of(cluster, namespace, "one").config)
+
+        def rebuilt() -> Json:
+            document = document_of(cluster, namespace, "one")
+            assert (document["hash"], document["revision"] > 2) == (before, True), document
+            return dict(rollout_state(cluster, namespace)["canary"])
+
+        assert len(eventually(rebuilt)["members"]) == 1
+        eventually(lambda: min(revisions(running, "a", "b", "c")) > 2 or None)
+        revision = max(revisions(running, "a", "b", "c"))
+        eventually(lambda: cluster.status(namespace, "one")["profile"]["rollout"]["revision"] == revision or None)
+        hashes = [running.admin("GET", "state", suffix).json()["hash"] for suffix in "abc"]
+        assert hashes.count(before) == 2
+        promote(cluster, namespace, revision)
+        running.synced(revision)
+
+
 @contextlib.contextmanager
 def with_stand_in(
     cluster: Cluster, namespace: str, folder: Path, policy: Json, **behaviour: Any

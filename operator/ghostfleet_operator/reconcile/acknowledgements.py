@@ -17,7 +17,7 @@ from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_operator.reconcile.observer import WorkObserver
 from ghostfleet_operator.reconcile.pods import Pod
 from ghostfleet_operator.reconcile.token import Tokens
-from ghostfleet_operator.rollout import CONCURRENCY, Ack, Send, Target, encoded, observe_one, push_one
+from ghostfleet_operator.rollout import CONCURRENCY, Ack, Send, Target, encoded, fetch_one, observe_one, push_one
 from ghostfleet_operator.workqueue import Backoff
 from ghostfleet_simulator.document import Document
 
@@ -126,6 +126,10 @@ class Acknowledgements:
     def replicas(self, pods: Iterable[Pod]) -> tuple[Replica, ...]:
         """The pods with what they reported, as plans, status and endpoints want them."""
         return tuple(self._replica(pod) for pod in pods)
+
+    async def fetch(self, pod: Pod) -> Document | None:
+        """The whole document that a pod runs; None where it cannot be had."""
+        return await fetch_one(self._target(pod), self._lanes.send)
 
     def close(self) -> None:
         """Break off all calls."""

@@ -47,6 +47,7 @@ from ghostfleet_operator.reconcile.observer import WorkObserver
 from ghostfleet_operator.reconcile.passes import DECISIVE, EVERYTHING, Memory, Pass, Settings
 from ghostfleet_operator.reconcile.pods import Pod, owned_pods
 from ghostfleet_operator.reconcile.report import Reporter
+from ghostfleet_operator.reconcile.rescue import rescued
 from ghostfleet_operator.reconcile.store import Reader, Store
 from ghostfleet_operator.reconcile.token import FIRST_EPOCH, Tokens, epoch_of
 from ghostfleet_operator.resolve import FindProfile, Reason, Resolved, Unresolved, resolve
@@ -179,7 +180,7 @@ class ServerReconciler:
 
     async def _make(self, run: Pass, resolved: Resolved) -> None:
         """Plan, apply, push."""
-        truth = self._advanced(run, run.truth, resolved, run.began)
+        truth = self._advanced(run, run.truth or await rescued(run), resolved, run.began)
         if not run.kinds and truth != run.truth:
             raise _Unconfirmed
         run.plan = plan_of(resolved, truth)
