@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,11 @@ class Hollow:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Hollow]:
-    """The cluster, in a network namespace of its own that the block runs in as well; raises Unavailable."""
+def running(folder: Path, prepare: Callable[[Hollow], None] | None = None) -> Iterator[Hollow]:
+    """The cluster, in a network namespace of its own that the block runs in as well; raises Unavailable.
+
+    `prepare` is done before there are controllers; without it the CRDs that are in the repository are installed.
+    """
     try:
         programs = binaries.ensure(HOLLOW)
     except (shell.Failure, OSError) as error:
@@ -56,7 +59,11 @@ def running(folder: Path) -> Iterator[Hollow]:
         plane = stack.enter_context(control_plane.running(folder, "--advertise-address=192.0.2.1"))
         cluster = Cluster(stack.enter_context(plane.client()))
         # The garbage collector would find a kind that came after it only half a minute later.
-        install(cluster)
+        hollow = Hollow(plane, cluster)
+        if prepare is None:
+            install(cluster)
+        else:
+            prepare(hollow)
         config = str(plane.kubeconfig)
         commands = {
             "kube-controller-manager": [
@@ -71,7 +78,7 @@ def running(folder: Path) -> Iterator[Hollow]:
         stack.enter_context(process(command, folder / "admin-pods.log"))
         _node(cluster)
         eventually(lambda: answers(f"http://{ANY_POD}:{ADMIN_PORT}/admin/ready"), within=30)
-        yield Hollow(plane, cluster)
+        yield hollow
 
 
 def install(cluster: Cluster) -> None:

@@ -1,0 +1,1 @@
+"""From an earlier commit to this one, while servers run."""
