@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StrictInt, field_validator, model_validator
@@ -190,11 +191,13 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
     asked = params.max_tokens if "max_tokens" in params.given else None
     most = room if asked is None else min(asked, room)
     options = request.stream_options
+    # vLLM had cut nothing when it checked these, and the end of the context goes before `min_tokens`. Where the prompt
+    # leaves no room there is a rejection, and nothing is made of this.
+    sampling = verified(completion, max(most, params.min_tokens, 1), asked)
     prompt = Prompt(
         id=f"generate-tokens-{base}",
         token_ids=token_ids,
-        # Where the prompt leaves no room there is a rejection, and nothing is made of this.
-        sampling=verified(completion, max(most, params.min_tokens, 1), asked),
+        sampling=replace(sampling, max_tokens=max(most, 1), min_tokens=min(params.min_tokens, max(most, 1))),
     )
     return Work(
         kind=Kind.COMPLETION,
