@@ -54,6 +54,8 @@ class Conduct:
     it only with `--show-hidden-metrics-for-version`, but its dashboards still look for it there."""
     counts_prompt_tokens_by_source: bool
     """0.16: `prompt_tokens_by_source` and `prompt_tokens_cached`, which 0.13 has not."""
+    counts_prompt_tokens_recomputed: bool
+    """0.16 to 0.19: `prompt_tokens_recomputed`; a token that it counts is a hit of the prefix cache, too."""
     counts_prefill_computed: bool
     """0.13: `request_prefill_kv_computed_tokens`."""
     counts_waiting_by_reason: bool
@@ -98,6 +100,7 @@ def conduct(version: str) -> Conduct:
         kv_replay_has_topic=release >= (0, 26),
         counts_time_per_output_token=release < (0, 13),
         counts_prompt_tokens_by_source=release >= (0, 16),
+        counts_prompt_tokens_recomputed=(0, 16) <= release < (0, 20),
         counts_prefill_computed=release >= (0, 13),
         counts_waiting_by_reason=release >= (0, 20),
         counts_admission_rejections=release >= (0, 32),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from tests.simulator.engine.drive import Answer
 
 from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.preflight import Facts, completion
 from ghostfleet_simulator.api.requests import CompletionRequest
 from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.problems import validated
 from ghostfleet_simulator.runtime.work import Work
@@ -28,7 +31,11 @@ def families(version: str) -> set[str]:
     ("before", "first", "new"),
     [
         ("0.12", "0.13", {"request_prefill_kv_computed_tokens"}),
-        ("0.15", "0.16", {"prompt_tokens_by_source_total", "prompt_tokens_cached_total"}),
+        (
+            "0.15",
+            "0.16",
+            {"prompt_tokens_by_source_total", "prompt_tokens_cached_total", "prompt_tokens_recomputed_total"},
+        ),
         ("0.19", "0.20", {"num_requests_waiting_by_reason"}),
         ("0.31", "0.32", {"admission_rejections_total"}),
         ("0.32", "0.33", {"prompt_tokens_cached_by_source_total", "request_num_preemptions"}),
@@ -42,6 +49,27 @@ def test_the_old_name_of_the_latency_between_tokens_ends_with_0_12() -> None:
     old = families("0.12.0")
     assert {"time_per_output_token_seconds", "inter_token_latency_seconds"} <= old
     assert "time_per_output_token_seconds" not in families("0.17")
+
+
+def test_recomputed_tokens_are_counted_up_to_0_19() -> None:
+    assert "prompt_tokens_recomputed_total" in families("0.19.1")
+    assert "prompt_tokens_recomputed_total" not in families("0.20")
+
+
+@pytest.mark.parametrize(("version", "recomputed", "hits"), [("0.17", 1, 33), ("0.33", None, 32)])
+def test_a_token_that_was_cached_and_is_computed_again(version: str, recomputed: int | None, hits: int) -> None:
+    """The last one of a prompt that is there in whole but for it."""
+    metrics = ServerMetrics(config(version), with_created=False)
+    seq = Sequence("s", [1] * 33, Answer(1), 0)
+    seq.cached_tokens = 32
+    step = Step()
+    step.tokens, step.first, step.prompt_tokens, step.cached_tokens = [seq], [seq], 33, 32
+    metrics.on_step(step, 0, running=1, waiting=0, deferred=0, kv_usage=0)
+    lines = metrics.render().decode().splitlines()
+    told = [line.rsplit(" ", 1)[1] for line in lines if line.startswith("vllm:prompt_tokens_recomputed_total{")]
+    assert told == ([] if recomputed is None else [str(recomputed)])
+    [hit] = [line for line in lines if "prompt_tokens_by_source_total{" in line and "local_cache_hit" in line]
+    assert hit.endswith(f" {hits}")
 
 
 def test_the_old_name_tells_the_same() -> None:

@@ -128,13 +128,34 @@ class ParseContext(BaseModel):
     history_tool_call_cnt: int = Field(default=0, ge=0)
 
 
+class PlaceholderRangeInfo(BaseModel):
+    """Where an image or the like stands in the tokens."""
+
+    offset: int = Field(ge=0)
+    length: int = Field(gt=0)
+
+
+class MultiModalFeatures(BaseModel):
+    """What rendering found beside text, by modality."""
+
+    mm_hashes: dict[str, list[str]]
+    mm_placeholders: dict[str, list[PlaceholderRangeInfo]]
+    kwargs_data: dict[str, list[str | None]] | None = None
+    mm_metadata: dict[str, list[str | None]] | None = None
+
+    @property
+    def items(self) -> int:
+        """How many images and the like there are."""
+        return sum(map(len, self.mm_hashes.values()))
+
+
 class GenerateRequest(BaseModel):
     """The body."""
 
     request_id: str | None = None
     token_ids: list[int] = Field(min_length=1)
     token_offsets: list[tuple[int, int]] | None = None
-    features: dict[str, Any] | None = None
+    features: MultiModalFeatures | None = None
     content_parts: list[dict[str, Any]] | None = None
     sampling_params: SamplingParams
     model: str | None = None
@@ -180,7 +201,7 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
         raise bad_request("prompt_logprob_token_ids are not available when stream=true.")
     if request.output_mode == "derender" and request.stream:
         raise bad_request("output_mode='derender' does not support stream=true.")
-    if request.features or request.content_parts:
+    if request.content_parts or (request.features is not None and request.features.items):
         raise bad_request(f"{facts.aliases[0]} is not a multimodal model")
     given = headers.get("x-request-id")
     base = (

@@ -30,6 +30,8 @@ class Measures:
     prompt_tokens_computed: Scalar
     prompt_tokens_hit: Scalar
     prompt_tokens_cached: Scalar
+    prompt_tokens_recomputed: Scalar | None
+    """None where the engine's version does not count them."""
     generation_tokens: Scalar
     finished: dict[str, Scalar]
     """Sequences that ended, by finish reason."""

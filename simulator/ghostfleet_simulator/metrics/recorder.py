@@ -95,6 +95,10 @@ class ServerMetrics:
             measures.prompt_tokens_computed.value += prompt_tokens - cached_tokens
             measures.prompt_tokens_hit.value += cached_tokens
             measures.prompt_tokens_cached.value += cached_tokens
+            if measures.prompt_tokens_recomputed is not None:
+                recomputed = sum(seq.cached_tokens + 1 == len(seq.prompt) for seq in step.first)
+                measures.prompt_tokens_recomputed.value += recomputed
+                measures.prompt_tokens_hit.value += recomputed
         measures.iteration_tokens.observe(prompt_tokens - cached_tokens + tokens)
         observe = measures.inter_token_latency.observe
         for gap_us, times in step.gaps.items():

@@ -148,6 +148,12 @@ PROMPT_TOKENS_CACHED = _counter(
     "Number of cached prompt tokens (local + external).",
     _FIRST,
 )
+PROMPT_TOKENS_RECOMPUTED = _counter(
+    "prompt_tokens_recomputed",
+    "Number of cached tokens recomputed for forward pass.",
+    f"Only from vLLM 0.16 to 0.19. {_FIRST} 1 for a prompt of which all but the last token was cached; "
+    "`local_cache_hit` counts that token too.",
+)
 PROMPT_TOKENS_CACHED_BY_SOURCE = _counter(
     "prompt_tokens_cached_by_source",
     "Number of cached prompt tokens by the tier that held them.",
@@ -255,7 +261,7 @@ def hidden(conduct: Conduct) -> frozenset[Family]:
             (conduct.counts_waiting_by_reason, WAITING_BY_REASON),
             (conduct.counts_prompt_tokens_by_source, PROMPT_TOKENS_BY_SOURCE, PROMPT_TOKENS_CACHED),
             (conduct.counts_prefill_computed, PREFILL_COMPUTED),
-            (conduct.counts_admission_rejections, ADMISSION_REJECTIONS),
+            (conduct.counts_prompt_tokens_recomputed, PROMPT_TOKENS_RECOMPUTED),
             (conduct.counts_admission_rejections, ADMISSION_REJECTIONS),
             (conduct.counts_cached_by_source, PROMPT_TOKENS_CACHED_BY_SOURCE, REQUEST_NUM_PREEMPTIONS),
         )
@@ -319,6 +325,7 @@ class Dialect:
         preemptions, prompt_tokens = self._scalar(PREEMPTIONS), self._scalar(PROMPT_TOKENS)
         sources = self._split(PROMPT_TOKENS_BY_SOURCE, "local_compute", "local_cache_hit", "external_kv_transfer")
         cached = self._scalar(PROMPT_TOKENS_CACHED)
+        recomputed = self._scalar(PROMPT_TOKENS_RECOMPUTED)
         tiers = self._split(PROMPT_TOKENS_CACHED_BY_SOURCE, "device", "host", "p2p", "disk", "external_unspecified")
         # Keyword arguments are evaluated in the order written, which is the order of the exposition.
         return Measures(
@@ -336,6 +343,7 @@ class Dialect:
             prompt_tokens_computed=sources["local_compute"],
             prompt_tokens_hit=sources["local_cache_hit"],
             prompt_tokens_cached=cached,
+            prompt_tokens_recomputed=recomputed if PROMPT_TOKENS_RECOMPUTED not in self._hidden else None,
             generation_tokens=self._scalar(GENERATION_TOKENS),
             finished=self._split(REQUEST_SUCCESS, *FINISH_REASONS),
             refused=self._refusals(),

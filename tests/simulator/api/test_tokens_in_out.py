@@ -1,4 +1,4 @@
-"""Prompts rendered in one place, tokens generated in another; and SageMaker's one route for both protocols."""
+"""Tokens in, tokens out."""
 
 from __future__ import annotations
 
@@ -8,167 +8,14 @@ from typing import Any
 import pytest
 from tests.simulator.api.conftest import Running, Start
 
-CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/inference/v1/generate"
-HELLO = [{"role": "user", "content": "hello you"}]
+GENERATE = "/inference/v1/generate"
 
-REQUEST = {
-    "token_offsets": None,
-    "features": None,
-    "content_parts": None,
-    "reasoning_ended": None,
-    "reasoning_parser_kwargs": None,
-    "return_token_ids": None,
-    "output_mode": "tokens",
-    "parse_context": None,
-    "stream": False,
-    "stream_options": None,
-    "cache_salt": None,
-    "priority": 0,
-    "kv_transfer_params": None,
-    "ec_transfer_params": None,
-}
-PARAMS = {
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "stop": [],
-    "stop_token_ids": [],
-    "output_kind": 2,
-    "skip_clone": True,
-    "bad_words": [],
-    "skip_reading_prefix_cache": False,
-}
 CHOICE = {"routed_experts": None, "sampling_mask": None, "weight_versions": None}
 
 
 async def tokens(running: Running, **body: Any) -> list[int]:
     found: list[int] = (await running.post("/tokenize", body)).json()["tokens"]
     return found
-
-
-# --- render ------------------------------------------------------------------------------------------
-
-
-async def test_a_chat_is_rendered_as_a_request_for_tokens(running: Running) -> None:
-    answer = await running.post(f"{CHAT}/render", {"messages": HELLO}, **{"x-request-id": "x"})
-    ids = await tokens(running, messages=HELLO)
-    assert answer.json() == REQUEST | {
-        "request_id": "chatcmpl-x",
-        "token_ids": ids,
-        "model": None,
-        "sampling_params": PARAMS | {"max_tokens": 512 - len(ids)},
-        "parse_context": {
-            "tools": None,
-            "tool_choice": "none",
-            "parallel_tool_calls": True,
-            "include_reasoning": True,
-            "chat_template_kwargs": {"add_generation_prompt": True, "continue_final_message": False},
-            "history_tool_call_cnt": 0,
-        },
-    }
-
-
-async def test_the_fields_of_a_rendered_request_stand_in_vllms_order(running: Running) -> None:
-    answer = await running.post(f"{CHAT}/render", {"messages": HELLO, "n": 2, "seed": 3, "logit_bias": {"5": 200}})
-    assert list(answer.json()) == [
-        *("request_id", "token_ids", "token_offsets", "features", "content_parts", "sampling_params", "model"),
-        *("reasoning_ended", "reasoning_parser_kwargs", "return_token_ids", "output_mode", "parse_context", "stream"),
-        *("stream_options", "cache_salt", "priority", "kv_transfer_params", "ec_transfer_params"),
-    ]
-    assert list(answer.json()["sampling_params"]) == [
-        *("n", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "min_p", "seed"),
-        *("stop", "stop_token_ids", "max_tokens", "output_kind", "skip_clone", "logit_bias", "bad_words"),
-        "skip_reading_prefix_cache",
-    ]
-
-
-async def test_completions_are_rendered_as_a_list(running: Running) -> None:
-    body = {"prompt": ["hello", "you there"], "model": "two", "stream": True, "stream_options": {"include_usage": True}}
-    rendered = (await running.post(f"{COMPLETIONS}/render", body, **{"x-request-id": "x"})).json()
-    more = {
-        "model": "two",
-        "stream": True,
-        "stream_options": {"include_usage": True, "continuous_usage_stats": False},
-        # 16 is the default of the sampling parameters, too, so it is not written.
-        "sampling_params": PARAMS | {"output_kind": 1},
-    }
-    assert rendered == [
-        REQUEST | more | {"request_id": f"cmpl-x-{index}", "token_ids": await tokens(running, prompt=prompt)}
-        for index, prompt in enumerate(("hello", "you there"))
-    ]
-
-
-@pytest.mark.parametrize(
-    ("asked", "rendered", "absent"),
-    [
-        ({"temperature": 0, "top_p": 0.5}, {"temperature": 0.0}, ["top_p", "min_p", "top_k"]),
-        ({"temperature": 0.001}, {"temperature": 0.01}, []),
-        ({"stop": ["ab", "abcd"]}, {"stop": ["ab", "abcd"], "output_text_buffer_length": 3}, []),
-        ({"stop": "ab", "include_stop_str_in_output": True}, {"stop": ["ab"]}, ["output_text_buffer_length"]),
-        ({"max_tokens": 5, "logprobs": 2}, {"max_tokens": 5, "logprobs": 2}, ["prompt_logprobs"]),
-        ({"prompt_logprobs": 1}, {"prompt_logprobs": 1, "skip_reading_prefix_cache": True}, []),
-        ({"seed": -1, "n": 1}, {}, ["seed", "n"]),
-        ({"stop_token_ids": [3, 3, 4]}, {"stop_token_ids": [3, 4]}, []),
-        ({"logit_bias": {"3": -150}}, {"logit_bias": {"3": -100.0}}, []),
-        ({"vllm_xargs": {"a": 1}}, {"extra_args": {"a": 1}}, []),
-    ],
-)
-async def test_sampling_parameters_are_those_of_the_request(
-    running: Running, asked: dict[str, Any], rendered: dict[str, Any], absent: list[str]
-) -> None:
-    (request,) = (await running.post(f"{COMPLETIONS}/render", {"prompt": "x", **asked})).json()
-    params = request["sampling_params"]
-    assert {name: params.get(name) for name in rendered} == rendered
-    assert not set(absent) & set(params)
-
-
-async def test_a_shape_of_the_answer_is_rendered_as_a_constraint(running: Running) -> None:
-    schema = {"type": "object"}
-    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    answer = await running.post(f"{CHAT}/render", {"messages": HELLO, "response_format": wanted})
-    outputs = answer.json()["sampling_params"]["structured_outputs"]
-    assert outputs["json"] == schema
-    assert outputs["_backend"] is None
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status", "message"),
-    [
-        (CHAT, {"messages": HELLO, "model": "x"}, 404, "The model `x` does not exist. Valid aliases: one, two."),
-        (
-            CHAT,
-            {"messages": HELLO, "use_beam_search": True},
-            400,
-            "Beam search is not supported by the render endpoint",
-        ),
-        (
-            COMPLETIONS,
-            {"prompt": "x", "use_beam_search": True},
-            400,
-            "Beam search is not supported by the render endpoint",
-        ),
-        (COMPLETIONS, {"prompt": "x", "temperature": 3}, 400, "temperature must be in [0, 2], got 3.0. "),
-    ],
-)
-async def test_what_cannot_be_rendered_is_told(
-    running: Running, path: str, body: dict[str, Any], status: int, message: str
-) -> None:
-    answer = await running.post(f"{path}/render", body)
-    assert answer.status_code == status
-    assert answer.json()["error"]["message"].startswith(message)
-
-
-async def test_a_rendered_request_generates_what_the_chat_itself_does(running: Running) -> None:
-    rendered = (await running.post(f"{CHAT}/render", {"messages": HELLO, "max_tokens": 8})).json()
-    answer = await running.post(GENERATE, rendered)
-    assert answer.json()["usage"]["prompt_tokens"] == len(rendered["token_ids"])
-    assert len(answer.json()["choices"][0]["token_ids"]) == answer.json()["usage"]["completion_tokens"]
-
-
-# --- generate ----------------------------------------------------------------------------------------
 
 
 async def test_tokens_in_tokens_out(running: Running) -> None:
@@ -381,37 +228,52 @@ async def test_a_bad_wish_to_abort_is_told(running: Running, body: str, status: 
     assert (answer.status_code, answer.json()["error"]["message"]) == (status, message)
 
 
-# --- SageMaker ---------------------------------------------------------------------------------------
-
-
-async def test_one_route_serves_both_protocols(running: Running) -> None:
-    chat = await running.post("/invocations", {"messages": HELLO})
-    assert chat.json()["object"] == "chat.completion"
-    completion = await running.post("/invocations", {"prompt": "hello", "stream": True})
-    assert completion.headers["content-type"].startswith("text/event-stream")
-    assert '"object":"text_completion"' in completion.text
+TEXT_ONLY = "one is not a multimodal model"
+IMAGE = {"mm_hashes": {"image": ["abc"]}, "mm_placeholders": {"image": [{"offset": 0, "length": 1}]}}
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("more", "error_type", "message"),
     [
-        ("{", "JSON decode error: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ({"features": IMAGE}, "BadRequestError", TEXT_ONLY),
+        ({"content_parts": [{"type": "image_url", "url": "x"}]}, "BadRequestError", TEXT_ONLY),
         (
-            '{"prompt": 5}',
-            "Cannot find suitable handler for request. Expected one of: ['ChatCompletionRequest', 'CompletionRequest']",
+            {"features": {}},
+            "Bad Request",
+            "2 validation errors:\n  {'type': 'missing', 'loc': 'body.features.mm_hashes'",
         ),
         (
-            '{"prompt": "x", "stream_options": {"include_usage": true}}',
-            "Stream options can only be defined when `stream=True`.",
+            {"features": {**IMAGE, "mm_placeholders": {"image": [{"offset": -1, "length": 1}]}}},
+            "Bad Request",
+            "1 validation error:\n  {'type': 'greater_than_equal'",
         ),
+        ({"features": IMAGE, "content_parts": [{}]}, "Bad Request", "1 validation error:\n  {'type': 'value_error'"),
     ],
 )
-async def test_what_is_neither_is_told(running: Running, body: str, message: str) -> None:
-    answer = await running.client.post("/invocations", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"].startswith(message)
+async def test_features_of_a_text_model(running: Running, more: dict[str, Any], error_type: str, message: str) -> None:
+    """They are checked, and there must be nothing in them."""
+    answer = await running.post(GENERATE, {"token_ids": [1], "sampling_params": {}, **more})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (400, error_type)
+    assert error["message"].startswith(message)
 
 
-async def test_one_route_takes_only_json(running: Running) -> None:
-    answer = await running.client.post("/invocations", content="{}", headers={"content-type": "text/plain"})
-    assert answer.json()["error"]["message"].endswith("Unsupported Media Type: Only 'application/json' is allowed")
+async def test_features_without_an_item_are_none(running: Running) -> None:
+    empty: dict[str, Any] = {"mm_hashes": {"image": []}, "mm_placeholders": {}}
+    body = {"token_ids": [65], "sampling_params": {"max_tokens": 1}, "features": empty}
+    assert (await running.post(GENERATE, body)).json()["choices"][0]["token_ids"] == [65]
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": 5000, "min_tokens": 3000}, {"min_tokens": 3000}])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_end_of_the_context_goes_before_min_tokens(
+    running: Running, params: dict[str, Any], stream: bool
+) -> None:
+    body = {"token_ids": [65] * 500, "sampling_params": params, "stream": stream}
+    if "max_tokens" not in params:
+        body["sampling_params"] = {**params, "max_tokens": 3000}
+    answer = await running.post(GENERATE, body)
+    assert answer.status_code == 200
+    assert answer.text.count('"length"') == 1
+    if not stream:
+        assert answer.json()["usage"]["completion_tokens"] == 12
