@@ -245,7 +245,7 @@ CASES: list[tuple[str, Change, str]] = [
     ("strings_are_bounded", named("pause", {k: v for k, v in QUANTITY.items() if k != "pattern"}), "spec.pause"),
     ("strings_are_bounded", named("pause", QUANTITY | {"pattern": "^[0-9]+ms$"}), "spec.pause"),
     ("maps_are_bounded", changed("labels", maxProperties=None), "spec.labels"),
-    ("integers_are_bounded", changed("count", format=None), "spec.count: is neither"),
+    ("integers_are_bounded", changed("count", maximum=None, format=None), "spec.count: has no maximum"),
     ("integers_are_bounded", changed("count", minimum=None), "spec.count: has no minimum"),
     ("integers_are_bounded", changed("count", maximum=2**40), "spec.count: has the format int32"),
     ("integers_are_bounded", changed("pauseDuration", minimum=None), "spec.pauseDuration"),

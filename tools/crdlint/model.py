@@ -9,6 +9,7 @@ from typing import Any, Final
 Schema = Mapping[str, Any]
 
 INT32: Final = 2**31 - 1
+INT64: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import jsonschema
-from tools.crdlint.model import INT32, Crd, Finding, Schema
+from tools.crdlint.model import INT32, INT64, Crd, Finding, Schema
 
 _TYPES: Final = frozenset({"object", "array", "string", "integer", "boolean", "number", "int-or-string"})
 _FORBIDDEN: Final = frozenset(
@@ -98,18 +98,18 @@ def maps_are_bounded(crd: Crd) -> Iterator[Finding]:
 
 
 def integers_are_bounded(crd: Crd) -> Iterator[Finding]:
-    """An integer is an int32 or int64 with a least and a greatest value that fit it."""
+    """An integer has a least value, and a greatest one: its own, or that of int32 or int64."""
     for field in crd.fields:
         if field.type == "int-or-string" and "minimum" not in field.schema:
             yield Finding(field.path, "has no minimum")
         if field.type != "integer":
             continue
         form, least, most = (field.schema.get(key) for key in ("format", "minimum", "maximum"))
-        if form not in ("int32", "int64"):
-            yield Finding(field.path, "is neither int32 nor int64")
+        if most is None and form not in ("int32", "int64"):
+            yield Finding(field.path, "has no maximum and is neither int32 nor int64")
         if least is None:
             yield Finding(field.path, "has no minimum")
-        if most is not None and (most > INT32) != (form == "int64"):
+        if most is not None and most > (INT32 if form == "int32" else INT64):
             yield Finding(field.path, f"has the format {form} and at most {most}")
 
 

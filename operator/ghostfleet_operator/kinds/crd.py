@@ -8,13 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from textwrap import indent
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from ghostfleet_operator.kinds.generated import command
-from ghostfleet_operator.kinds.layout import to_lines, to_yaml
+from ghostfleet_operator.kinds.layout import to_lines
 from ghostfleet_operator.kinds.meta import GROUP, VERSION
 from ghostfleet_operator.kinds.profile import ClusterLatencyProfile, LatencyProfile
 from ghostfleet_operator.kinds.reference import Page, reference
@@ -34,6 +33,8 @@ MOST_BYTES: Final = 60_000
 """Size of a CRD: a quarter of what client-side apply keeps in an annotation, and room in etcd for more versions."""
 _LONGEST_DESCRIPTION: Final = 120
 """What a field means in more words is in the reference of the docs."""
+_LONGEST_COPY: Final = 60
+"""The same of a profile inside a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ def crd(kind: Kind) -> dict[str, Any]:
         "storage": True,
         "subresources": subresources,
         "additionalPrinterColumns": [_column(column) for column in kind.columns],
-        "schema": {"openAPIV3Schema": brief(openapi(kind), _LONGEST_DESCRIPTION)},
+        "schema": {"openAPIV3Schema": _explained(kind)},
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -189,6 +190,16 @@ def crd(kind: Kind) -> dict[str, Any]:
     }
 
 
+def _explained(kind: Kind) -> Schema:
+    """The schema with descriptions for `kubectl explain`."""
+    schema = brief(openapi(kind), _LONGEST_DESCRIPTION)
+    if kind.profile:
+        # The kinds of profiles say it whole.
+        fields_of = schema["properties"]["spec"]["properties"]
+        fields_of[kind.profile] = brief(fields_of[kind.profile], _LONGEST_COPY, ends=r"\.|;|:")
+    return schema
+
+
 def _column(column: Column) -> dict[str, Any]:
     made: dict[str, Any] = {"name": column.name, "type": column.type, "jsonPath": column.path}
     if column.description:
@@ -199,15 +210,9 @@ def _column(column: Column) -> dict[str, Any]:
 _HEADER: Final = "# Made from the models by `make crds`; do not edit.\n"
 
 
-def _yaml(tree: Mapping[str, Any]) -> str:
-    """A CRD, or a part of it from the top, as YAML."""
-    head = {**tree, "spec": {key: value for key, value in tree["spec"].items() if key != "versions"}}
-    return to_yaml(head) + indent(to_lines({"versions": tree["spec"]["versions"]}), "  ")
-
-
 def manifest(kind: Kind) -> str:
     """The CRD of a kind as YAML."""
-    text = _HEADER + _yaml(crd(kind))
+    text = _HEADER + to_lines(crd(kind))
     size = len(text.encode())
     if size > MOST_BYTES:
         raise ValueError(f"the CRD of {kind.name} has {size} bytes, more than {MOST_BYTES}: say less in it")
@@ -217,7 +222,7 @@ def manifest(kind: Kind) -> str:
 def chart_template(kind: Kind) -> str:
     """The CRD of a kind as a template of the Helm chart, where `crds.enabled` and `crds.keep` decide about it."""
     tree = crd(kind)
-    spec = _yaml({"spec": tree["spec"]})
+    spec = to_lines({"spec": tree["spec"]})
     if "{{" in spec:
         raise ValueError(f"the CRD of {kind.name} holds text that Helm would take for a template")
     wanted = ".Values.crds.enabled" if kind.namespaced else "and .Values.crds.enabled .Values.clusterProfiles"

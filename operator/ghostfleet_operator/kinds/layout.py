@@ -34,19 +34,10 @@ _Dumper.add_representer(_Line, lambda to, value: to.represent_mapping("tag:yaml.
 _Dumper.add_representer(_Row, lambda to, value: to.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True))
 
 
-def to_yaml(tree: object) -> str:
-    """`tree` as YAML in its own order."""
-    return yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True, width=120)
-
-
 def to_lines(tree: object) -> str:
-    """The same with a line for each field of the schemas in it."""
-    return yaml.dump(_compact(_plain(tree)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
-
-
-def _plain(tree: object) -> Any:
-    """A copy with no object twice, so that YAML needs no anchors."""
-    return json.loads(json.dumps(tree))
+    """A CRD, or a part of it from the top, in its own order."""
+    plain = json.loads(json.dumps(tree))  # no object twice, so that YAML needs no anchors
+    return yaml.dump(_compact(plain), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
 
 
 def _compact(value: Any, key: str = "") -> Any:

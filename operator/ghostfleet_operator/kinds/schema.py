@@ -91,8 +91,9 @@ class _Converter:
         minimum, maximum = raw.get("minimum", raw.get("ge")), raw.get("maximum", raw.get("le"))
         if minimum is None or maximum is None:
             raise NoSchemaError(f"{path}: an integer needs a minimum and a maximum")
-        schema = {"format": "int32" if maximum <= _INT32 else "int64", "minimum": minimum}
-        return schema if maximum in (_INT32, _INT64) else schema | {"maximum": maximum}
+        # A format is a maximum, too; one of both is enough.
+        format_of = {_INT32: "int32", _INT64: "int64"}.get(maximum)
+        return {"format": format_of, "minimum": minimum} if format_of else {"minimum": minimum, "maximum": maximum}
 
     def _array(self, raw: Schema, path: str) -> Schema:
         if "maxItems" not in raw:
@@ -129,21 +130,20 @@ def _prose(text: str) -> str:
     return "\n\n".join(re.sub(r"\s+", " ", paragraph).strip() for paragraph in text.split("\n\n"))
 
 
-def brief(schema: Schema, longest: int) -> Schema:
-    """A schema whose descriptions end with the last sentence that is over within `longest` characters, or the first."""
+def brief(schema: Schema, longest: int, ends: str = r"\.") -> Schema:
+    """A schema whose descriptions stop at the last end of a sentence within `longest` characters, or at the first.
+
+    `ends` is what ends a sentence.
+    """
     made = dict(schema)
-    if "description" in made:
-        first, *others = re.split(r"(?<=\.)\s+(?=[A-Z`])", made["description"])
-        for sentence in others:
-            if len(first) + 1 + len(sentence) > longest:
-                break
-            first += f" {sentence}"
-        made["description"] = first
+    if len(text := made.get("description", "")) > longest:
+        stops = [found.start() for found in re.finditer(rf"(?:{ends})(?=\s|$)", text)] or [len(text)]
+        made["description"] = text[: max((stop for stop in stops if stop < longest), default=stops[0])] + "."
     if "properties" in made:
-        made["properties"] = {name: brief(field, longest) for name, field in made["properties"].items()}
+        made["properties"] = {name: brief(field, longest, ends) for name, field in made["properties"].items()}
     for key in ("items", "additionalProperties"):
         if key in made:
-            made[key] = brief(made[key], longest)
+            made[key] = brief(made[key], longest, ends)
     return made
 
 
