@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.apiserver.cluster import Cluster, Json, cluster_profile, condition, document_of, eventually, profile, server
-from tests.apiserver.test_reload import Fleet
+from tests.apiserver.fleet import Fleet
 
 from ghostfleet_operator.plan.kubernetes import ChildNames
 from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, CONFIG_MAP, PROFILE, SERVER
@@ -95,7 +95,8 @@ def test_an_invalid_one_is_told_on_itself_and_stalls_its_users(cluster: Cluster,
     stalled = eventually(lambda: cluster.condition(namespace, "one", "Stalled") or None)
     assert stalled["reason"] == "ProfileInvalid"
     found = eventually(lambda: _used_by(cluster, shared, 1))
-    assert condition(found, "Valid")["status"] == "False"
+    assert condition(found, "Valid")["status"] == condition(found, "Ready")["status"] == "False"
+    assert condition(found, "Stalled")["status"] == "True"
     assert "30 %" in condition(found, "Valid")["message"]
 
 

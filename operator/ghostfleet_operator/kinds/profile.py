@@ -14,7 +14,7 @@ class LatencyProfileStatus(Observed):
     """What the operator found out about a profile."""
 
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
-    """`Valid`: the profile can be used."""
+    """`Ready` and `Valid`: the profile can be used. `Stalled` is there only while it cannot."""
 
     observed_generation: Annotated[int | None, Field(ge=0, le=2**63 - 1)] = None
     """Generation of the spec that this status is about."""

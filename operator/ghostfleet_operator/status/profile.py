@@ -1,4 +1,4 @@
-"""The status of a profile."""
+"""The status of a profile: it can be used, or a person must change it; there is nothing that it waits for."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def profile_status(
     else:
         digest = live_hash(LiveConfig(profile=found.spec))
         verdict = true("Valid", "the profile can be used")
+    verdicts = {"Ready": verdict, "Valid": verdict}
+    if digest is None:
+        verdicts["Stalled"] = true(verdict.reason, verdict.message)
     status = LatencyProfileStatus(
-        conditions=conditions({"Valid": verdict}, previous.conditions, generation, now),
+        conditions=conditions(verdicts, previous.conditions, generation, now),
         observed_generation=generation,
         used_by=used_by,
         hash=digest,

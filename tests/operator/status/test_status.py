@@ -469,14 +469,18 @@ def profile(found: Any, previous: LatencyProfileStatus | None = None, later: int
 def test_a_profile_says_that_it_is_valid_who_uses_it_and_what_hash_its_servers_have() -> None:
     found = parse_profile(raw_profile(timeToFirstToken="50ms"))
     status = profile(found)
-    assert conditions(status) == {"Valid": ("True", "Valid")}
+    assert conditions(status) == {"Ready": ("True", "Valid"), "Valid": ("True", "Valid")}
     assert (status["usedBy"], status["observedGeneration"]) == (2, 5)
     assert status["hash"] == live_hash(resolved(profileRef={"name": "mid-size"}).config)
     assert profile(found, LatencyProfileStatus.model_validate(status), later=60) == status
 
 
-def test_an_invalid_profile_is_shown_on_the_profile() -> None:
+def test_an_invalid_profile_is_shown_on_the_profile_and_kstatus_calls_it_failed() -> None:
     status = profile(InvalidInput([Problem("spec.simple.tick", "too small")]))
-    assert conditions(status) == {"Valid": ("False", "Invalid")}
-    assert message(status, "Valid") == "spec.simple.tick: too small"
+    assert conditions(status) == {
+        "Ready": ("False", "Invalid"),
+        "Valid": ("False", "Invalid"),
+        "Stalled": ("True", "Invalid"),
+    }
+    assert message(status, "Valid") == message(status, "Stalled") == "spec.simple.tick: too small"
     assert "hash" not in status
