@@ -138,6 +138,13 @@ def test_a_child_that_drifted_is_repaired_and_the_repair_is_told(
     assert event["involvedObject"]["name"] == "one"
 
 
+def test_the_same_drift_again_raises_the_count_of_the_event_that_is_there(cluster: Cluster, namespace: str) -> None:
+    names = made(cluster, namespace)
+    for times in (1, 2, 3):
+        cluster.merge(DEPLOYMENT, namespace, names.deployment, {"spec": {"replicas": 9}})
+        eventually(lambda n=times: [e["count"] for e in cluster.events(namespace, "DriftCorrected")] == [n] or None)
+
+
 def test_what_others_add_to_a_child_stays(cluster: Cluster, namespace: str) -> None:
     names = made(cluster, namespace, replicas=1)
     patch = {"metadata": {"labels": {"team": "blue"}, "annotations": {"note": "mine"}}}
@@ -273,7 +280,15 @@ def test_two_operators_at_once_do_no_harm(cluster: Cluster, start_operator: Star
                 or None
             )
         )
-        time.sleep(0.5)
+
+        def settled() -> bool:
+            status = cluster.status(namespace, "one")
+            assert status["observedGeneration"] == cluster.must_get(SERVER, namespace, "one")["metadata"]["generation"]
+            assert status["profile"]["desired"]["hash"] == document_of(cluster, namespace, "one")["hash"]
+            return True
+
+        eventually(settled)
+        time.sleep(1)
         with unchanged(cluster, namespace):
             time.sleep(2.5)
     assert document_of(cluster, namespace, "one")["revision"] <= 6, "no two operators gave a number twice or in vain"

@@ -32,6 +32,12 @@ class OperatorMetrics:
             buckets=_PASS_BUCKETS,
             registry=self._registry,
         )
+        self._push_durations = Histogram(
+            PREFIX + "profile_push_duration_seconds",
+            "Time from pushing a document to a pod until it said what it runs, or did not.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            registry=self._registry,
+        )
         self._syncs = Histogram(
             PREFIX + "profile_sync_duration_seconds",
             "Time from wanting a document to the acknowledgement of the last Ready pod of the server.",
@@ -80,9 +86,10 @@ class OperatorMetrics:
         """A pass failed."""
         self._errors.labels(kind, reason).inc()
 
-    def pushed(self, result: str, count: int) -> None:
-        """Documents were pushed to `count` pods."""
-        self._pushes.labels(result).inc(count)
+    def pushed(self, result: str, seconds: float) -> None:
+        """A document was pushed to a pod."""
+        self._pushes.labels(result).inc()
+        self._push_durations.observe(seconds)
 
     def synced(self, seconds: float) -> None:
         """Every Ready pod of a server came to run a new document."""

@@ -173,7 +173,10 @@ class Acknowledgements:
         async def work() -> None:
             try:
                 async with lane:
+                    began = self._clock()
                     ack = await call(self._lanes.send)
+                if document:
+                    self._observer.pushed(_result(ack), self._clock() - began)
                 self._note(pod, ack, document)
             finally:
                 if self._calls.get(pod.incarnation) is asyncio.current_task():
@@ -202,9 +205,7 @@ class Acknowledgements:
 
     def _note(self, pod: Pod, ack: Ack, document: Document | None) -> None:
         before, now = self._reports.get(pod.incarnation), self._clock()
-        if document:
-            self._observer.pushed(_result(ack), 1)
-        elif before and before.ack.reason and not ack.reason and _same(before.ack, ack):
+        if document is None and before and before.ack.reason and not ack.reason and _same(before.ack, ack):
             # It runs what it ran when a push failed; why that failed still holds, and when it is tried again.
             ack = replace(ack, reason=before.ack.reason, refusal=before.ack.refusal)
             self._reports[pod.incarnation] = replace(before, ack=ack, at=now)

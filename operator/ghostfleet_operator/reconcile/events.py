@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -15,10 +14,9 @@ from ghostfleet_operator.kinds.meta import Condition, ConditionStatus, rfc3339
 from ghostfleet_operator.kinds.server import ProfileStatus, ServerStatus
 from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import EVENT, KubeApi, KubeError, Object
+from ghostfleet_operator.reconcile.correlation import Correlator
 
-_REMEMBERED: Final = 2000
-_WINDOW: Final = timedelta(minutes=30)
-"""The API server keeps an Event for an hour by default, so one in the window still exists."""
+_LONGEST: Final = 1000
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +76,6 @@ def _notice(condition: Condition) -> Notice | None:
     return None
 
 
-@dataclass(slots=True)
-class _Seen:
-    first: datetime
-    last: datetime
-    count: int
-
-
 class Recorder:
     """Writes Events. An Event that cannot be written is logged and forgotten: it must not fail the work it reports."""
 
@@ -92,20 +83,17 @@ class Recorder:
         self._api = api
         self._now = now
         self._instance = instance
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._correlator = Correlator()
 
     async def emit(self, about: Object, notice: Notice) -> None:
         """Say that something happened to an object."""
         meta, now = about["metadata"], self._now()
-        reason, text = notice.reason, notice.message[:1000]
-        name = hashlib.sha256(f"{meta['uid']}\0{reason}\0{text}".encode()).hexdigest()[:16]
-        seen = self._seen.pop(name, None)
-        if seen is None or now - seen.last > _WINDOW:
-            seen = _Seen(first=now, last=now, count=0)
-        seen.last, seen.count = now, seen.count + 1
-        self._seen[name] = seen
-        if len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
+        reason = notice.reason
+        told = self._correlator.take(meta["uid"], reason, notice.message[:_LONGEST], now)
+        if told is None:
+            log.info("too many events about %s/%s, not told: %s", meta["namespace"], meta["name"], notice.message)
+            return
+        name = hashlib.sha256(f"{meta['uid']}\0{told.key}".encode()).hexdigest()[:16]
         event = {
             "apiVersion": EVENT.api_version,
             "kind": EVENT.name,
@@ -119,13 +107,13 @@ class Recorder:
             },
             "type": notice.severity.value,
             "reason": reason,
-            "message": text,
+            "message": told.message[:_LONGEST],
             "source": {"component": FIELD_MANAGER},
             "reportingComponent": FIELD_MANAGER,
             "reportingInstance": self._instance,
-            "firstTimestamp": rfc3339(seen.first),
-            "lastTimestamp": rfc3339(seen.last),
-            "count": seen.count,
+            "firstTimestamp": rfc3339(told.first),
+            "lastTimestamp": rfc3339(told.last),
+            "count": told.count,
         }
         try:
             await self._api.create_event(event)

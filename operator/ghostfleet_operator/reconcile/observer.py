@@ -8,8 +8,8 @@ from typing import Protocol
 class WorkObserver(Protocol):
     """Is told what happened; must not raise."""
 
-    def pushed(self, result: str, count: int) -> None:
-        """Documents were pushed to `count` pods with a result: `acknowledged`, `refused`, `timeout`, `unreachable`."""
+    def pushed(self, result: str, seconds: float) -> None:
+        """A document was pushed to a pod with a result: `acknowledged`, `refused`, `timeout`, `unreachable`."""
 
     def synced(self, seconds: float) -> None:
         """Every Ready pod of a server came to run a new document, `seconds` after it was wanted."""

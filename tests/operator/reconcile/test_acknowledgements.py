@@ -64,8 +64,9 @@ class Counts:
     def __init__(self) -> None:
         self.pushes: dict[str, int] = {}
 
-    def pushed(self, result: str, count: int) -> None:
-        self.pushes[result] = self.pushes.get(result, 0) + count
+    def pushed(self, result: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.pushes[result] = self.pushes.get(result, 0) + 1
 
     def synced(self, seconds: float) -> None: ...
     def corrected(self, kind: str) -> None: ...

@@ -60,6 +60,47 @@ async def test_after_an_hour_it_is_a_new_one() -> None:
     assert [event["count"] for event in api.events] == [1, 1]
 
 
+async def test_many_different_messages_of_one_reason_are_combined_into_one_event() -> None:
+    """Ten are told; the others raise the count of an eleventh, until there was a while without any."""
+    api, now = Written(), [NOON]
+    record = recorder(api, now)
+    for revision in range(1, 16):
+        await record.emit(ABOUT, Notice(Severity.NORMAL, "ProfileSynced", f"revision {revision}"))
+    assert len({event["metadata"]["name"] for event in api.events}) == 11
+    assert [(event["message"], event["count"]) for event in api.events[9:]] == [
+        ("revision 10", 1),
+        ("(combined from similar events): revision 11", 1),
+        ("(combined from similar events): revision 12", 2),
+        ("(combined from similar events): revision 13", 3),
+        ("(combined from similar events): revision 14", 4),
+        ("(combined from similar events): revision 15", 5),
+    ]
+    await record.emit(ABOUT, Notice(Severity.NORMAL, "ProfileSynced", "revision 3"))
+    assert (api.events[-1]["message"], api.events[-1]["count"]) == ("revision 3", 2)
+    await record.emit(ABOUT, Notice(Severity.NORMAL, "Ready", "runs"))
+    assert api.events[-1]["message"] == "runs", "another reason is another matter"
+    now[0] += timedelta(minutes=11)
+    await record.emit(ABOUT, Notice(Severity.NORMAL, "ProfileSynced", "revision 16"))
+    assert (api.events[-1]["message"], api.events[-1]["count"]) == ("revision 16", 1)
+
+
+async def test_an_object_may_not_flood_the_api_server_with_events() -> None:
+    """Two controllers that undo each other's work would; other objects are told of all the same."""
+    api, now = Written(), [NOON]
+    record = recorder(api, now)
+    notice = Notice(Severity.NORMAL, "DriftCorrected", "Deployment one was put right")
+    for _ in range(100):
+        await record.emit(ABOUT, notice)
+    assert len(api.events) == 25
+    await record.emit({**ABOUT, "metadata": {**ABOUT["metadata"], "uid": "other"}}, notice)
+    assert len(api.events) == 26
+    now[0] += timedelta(minutes=10)
+    for _ in range(100):
+        await record.emit(ABOUT, notice)
+    assert len(api.events) == 28
+    assert api.events[-1]["count"] == 27
+
+
 async def test_an_event_that_cannot_be_written_fails_nothing() -> None:
     await recorder(Written(refuses=True), [NOON]).emit(ABOUT, Notice(Severity.NORMAL, "Ready", "runs"))
 
