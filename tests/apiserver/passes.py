@@ -15,8 +15,10 @@ from tests.apiserver.control_plane import ControlPlane
 
 from ghostfleet_operator.kube.client import KubeClient
 from ghostfleet_operator.kube.login import Login
-from ghostfleet_operator.reconcile.api import KubeApi, KubeError
+from ghostfleet_operator.reconcile.api import PROFILE, SERVER, KubeApi, KubeError
+from ghostfleet_operator.reconcile.census import Census
 from ghostfleet_operator.reconcile.events import Recorder
+from ghostfleet_operator.reconcile.mapping import Mapper
 from ghostfleet_operator.reconcile.passes import Settings
 from ghostfleet_operator.reconcile.server import ServerReconciler
 from ghostfleet_operator.reconcile.store import Store
@@ -72,12 +74,14 @@ class Process:
         self._client = KubeClient(Login(str(plane.kubeconfig)), no_limit)
 
     async def one_pass(self, namespace: str, name: str, at: int = 0, *, sent: bool = False) -> int:
-        """One pass with everything new; the number of calls it made."""
-        api = Cutting(self._client, at, sent=sent)
+        """One pass with everything new, after everything was listed; the number of calls it made."""
+        api, store = Cutting(self._client, at, sent=sent), Store()
+        own = (SERVER, PROFILE)
+        await Census(self._client, Mapper(store, lambda _key, _delay: None, own), own, (namespace,)).take()
         async with httpx.AsyncClient() as http:
             reconciler = ServerReconciler(
                 api=api,  # type: ignore[arg-type]  # passes every call of the protocol on by name
-                store=Store(),
+                store=store,
                 send=over_httpx(http),
                 settings=Settings(simulator_image="sim:1", keys=lambda: (b"k" * 32,)),
                 recorder=Recorder(api, lambda: datetime.now(UTC), "test"),  # type: ignore[arg-type]  # as above
