@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+WORKERS ?= 3
 FLEET ?= examples/quickstart.yaml
 SYSTEM_PYTHON ?= python3
 
@@ -27,7 +27,7 @@ down: setup ## stop the fleet that runs on this machine
 	@$(BIN)/ghostfleet down $(ARGS)
 
 # What the tests run is built first, for a single test has two minutes; where it cannot be, they say so and are skipped.
-# Two workers share the tests (tests/sharing.py): half of the time is waiting. WORKERS=0 runs them one by one.
+# Workers share the tests (tests/sharing.py), more than there are cores, for half of the time is waiting; 0 is without.
 test: check ## checks, then all tests (a sample of the long ones)
 	@$(BIN)/python -m e2e.build etcd kube-apiserver kube-controller-manager kube-scheduler kwok kubectl helm kvindex >/dev/null || true
 	$(BIN)/pytest -n $(WORKERS) $(ARGS)

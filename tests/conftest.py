@@ -13,7 +13,9 @@ import pytest
 from hypothesis import settings
 from tests.sharing import Sharing, turn
 
-SOAK_FACTOR: Final = 20
+SOAK: Final = os.environ.get("GHOSTFLEET_SOAK") == "1"
+
+SOAK_FACTOR: Final = 50
 """How many times more examples a property test gets in a soak."""
 
 _SETTINGS: Final = "_hypothesis_internal_use_settings"
@@ -26,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not getattr(test, "is_hypothesis_test", False):
             continue
         item.add_marker("soak")
-        if os.environ.get("GHOSTFLEET_SOAK") == "1":
+        if SOAK:
             function = getattr(test, "__func__", test)
             usual: settings = getattr(function, _SETTINGS, settings())
             longer = settings(usual, max_examples=usual.max_examples * SOAK_FACTOR, derandomize=False)
@@ -44,7 +46,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_configure() -> None:
-    """A job in the background of a shell ignores SIGINT, and so would every process that the tests start."""
+    """Before any test is read."""
+    if not SOAK:
+        # The same examples everywhere and every time: a run that fails shows what the change before it did.
+        settings.load_profile("ci")
+    # A job in the background of a shell ignores SIGINT, and so would every process that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

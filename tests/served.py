@@ -61,8 +61,8 @@ class Served:
         return state
 
     def until(self, **expected: Any) -> dict[str, Any]:
-        """The state once it shows what is expected; fails after 10 s."""
-        end = time.monotonic() + 10
+        """The state once it shows what is expected; fails after 30 s."""
+        end = time.monotonic() + 30
         while True:
             state = self.state()
             if all(state[key] == value for key, value in expected.items()):
@@ -97,7 +97,7 @@ def servers(new_folder: Callable[[str], Path]) -> Iterator[Serve]:
             )
         started.append(process)
         served = Served(process, port, admin_port, log)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 40
         while True:
             try:
                 if httpx.get(f"{served.admin_url}/admin/ready").status_code == 200:

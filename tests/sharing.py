@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-TOGETHER: Final = ("tests/apiserver/", "tests/local/")
-"""One worker has all of such a folder: its tests share a control plane, or the loopback addresses of this machine."""
+TOGETHER: Final = ("tests/apiserver/faults/", "tests/local/")
+"""One worker has all of such a folder: its tests share a cluster that is slow to start, or this machine's addresses."""
 
 
 class Sharing(LoadFileScheduling):

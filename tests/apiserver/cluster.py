@@ -118,7 +118,7 @@ def condition(obj: Json, aspect: str) -> Json:
     return dict(found[0]) if found else {}
 
 
-def eventually(look: Callable[[], T | None], within: float = 15.0) -> T:
+def eventually(look: Callable[[], T | None], within: float = 40.0) -> T:
     """What `look` returns once it neither fails an assertion nor finds nothing; its last complaint where time is up."""
     deadline = time.monotonic() + within
     while True:

@@ -111,6 +111,7 @@ SERVER_RULES: Final = (
         "each key is a series that begins with vllm:",
     ),
     Rule("failures[]", "self.type != 'HTTPError' || has(self.status)", "an HTTPError needs a status"),
+    Rule("failures[]", "self.type != 'KVEventDelay' || has(self.duration)", "a KVEventDelay needs a duration"),
     Rule(
         "failures[]",
         "self.type != 'MemoryGrowth' || has(self.growth) && has(self.limit)",

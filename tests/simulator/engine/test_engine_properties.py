@@ -12,7 +12,7 @@ from tests.simulator.engine.drive import Arrival, arrivals, configs, run
 from ghostfleet_simulator.config import Backend, Profile, ServerConfig
 from ghostfleet_simulator.engine.sequence import Status
 
-LONG = settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+LONG = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
 @LONG

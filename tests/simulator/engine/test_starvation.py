@@ -58,7 +58,7 @@ plans = st.lists(
 TIES = [Arrival(0, 60, 4, None)] * 2
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(config=configs, plan=plans)
 @example(config=scarce("Priority", reserve=False, cached=False, budget=16, threshold=8, spare=0), plan=TIES)
 def test_no_sequence_starves(config: ServerConfig, plan: list[Arrival]) -> None:
