@@ -67,6 +67,22 @@ VALID: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     (CHAT + "/render", {"messages": _MESSAGES, "max_tokens": 4}),
     (COMPLETIONS + "/render", {"prompt": ["one", [1, 2]], "max_tokens": 4}),
     ("/inference/v1/generate", {"token_ids": [1, 2, 3], "sampling_params": {"max_tokens": 4}, "stream": False}),
+    (
+        "/inference/v1/generate",
+        {
+            "token_ids": [5, 6, 7],
+            "sampling_params": {"max_tokens": 6, "min_tokens": 2, "n": 2, "stop_token_ids": [9], "logprobs": 1},
+            "features": {"mm_hashes": {}, "mm_placeholders": {}},
+            "request_id": "abc",
+            "output_mode": "text",
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_ids": True,
+            "cache_salt": "salt",
+            "priority": 1,
+            "kv_transfer_params": {"do_remote_prefill": True},
+        },
+    ),
     ("/invocations", {"messages": _MESSAGES[:1], "max_tokens": 4}),
 )
 
@@ -321,7 +337,7 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
     return status, bytes(body), b"connection: close" not in lowered
 
 
-async def fuzz(port: int, source: Iterator[Case], count: int, *, connections: int = 4, limit_s: float = 20) -> Tally:
+async def fuzz(port: int, source: Iterator[Case], count: int, *, connections: int = 4, limit_s: float = 60) -> Tally:
     """Send so many cases over some connections at once; an answer that takes longer than `limit_s` is a hang."""
     tally, left = Tally(), iter(range(count))
 
