@@ -20,7 +20,6 @@ from kubernetes.aio.client import ApiClient
 from ghostfleet_operator.kube.login import Login
 from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import (
-    LEASE,
     Conflict,
     Invalid,
     Kind,
@@ -52,7 +51,7 @@ class KubeClient:
     """Talks to one API server.
 
     `budget` is awaited before each write. `write_seconds` tells how long a write that begins now may take, and 0 where
-    none may begin; a write that takes longer is cut off. Leases are written without asking either.
+    none may begin; a write that takes longer is cut off.
     """
 
     def __init__(
@@ -140,12 +139,12 @@ class KubeClient:
         await self._apply(event, FIELD_MANAGER, "", "Strict")
 
     async def create(self, obj: Object) -> Object:
-        """Make an object; raises `Conflict` where there is one of its name."""
+        """Make an object, at once; raises `Conflict` where there is one of its name."""
         kind = kind_of(obj)
         return await self._call("POST", kind, _path(kind, obj["metadata"].get("namespace")), None, obj)
 
     async def replace(self, obj: Object) -> Object:
-        """Put an object over the version in it; raises `Conflict` where it changed."""
+        """Put an object over the version in it, at once; raises `Conflict` where it changed."""
         kind, meta = kind_of(obj), obj["metadata"]
         return await self._call("PUT", kind, _path(kind, meta.get("namespace"), meta["name"]), None, obj)
 
@@ -203,7 +202,7 @@ class KubeClient:
         headers = {"Accept": "application/json", "Content-Type": _content_type(method)}
         await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        seconds = math.inf if method == "GET" or path.startswith(_root(LEASE)) else self._write_seconds()
+        seconds = math.inf if method == "GET" else self._write_seconds()
         if seconds <= 0:
             raise NotLeading(f"{method} {path} was not sent: this operator does not lead (any more)")
         try:

@@ -28,6 +28,7 @@ from ghostfleet_operator.kube.options import OperatorOptions
 from ghostfleet_operator.kube.pod_client import PodClient
 from ghostfleet_operator.kube.state import StateCollector
 from ghostfleet_operator.kube.streams import Streams
+from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, PROFILE, SERVER, Conflict, Key, Kind, KubeError, Retry
 from ghostfleet_operator.reconcile.census import Census
 from ghostfleet_operator.reconcile.events import Recorder
@@ -57,6 +58,8 @@ class OperatorProcess:
         self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, rng=self._rng)
         budget = WriteBudget(rate=options.writes_per_second, burst=options.write_burst, clock=time.monotonic)
         self._api = KubeClient(self._login, budget.take, self._write_seconds)
+        # Connections of its own, so that no crowd of other requests keeps the leader from renewing its lease.
+        self._leases = KubeClient(self._login, budget.take, user_agent=f"{FIELD_MANAGER}-leader-election")
         self._elector = self._election() if options.leader_elect else None
         self._streams = Streams(time.monotonic)
         self._pods = PodClient()
@@ -107,6 +110,7 @@ class OperatorProcess:
                 await self._elector.release()
             await self._health.stop()
             await self._pods.close()
+            await self._leases.close()
             await self._api.close()
         if self._failure:
             log.error(
@@ -190,7 +194,7 @@ class OperatorProcess:
     def _election(self) -> Elector:
         options = self._options
         return Elector(
-            self._api,
+            self._leases,
             namespace=options.leader_elect_resource_namespace or "",
             name=options.leader_elect_resource_name,
             identity=f"{socket.gethostname()}_{uuid.uuid4()}",

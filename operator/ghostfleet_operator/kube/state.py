@@ -63,7 +63,7 @@ class StateCollector(Collector):
             if resource.endswith(_STATUS):
                 done = HTTPStatus.OK <= code < HTTPStatus.BAD_REQUEST
                 written[resource.removesuffix(_STATUS), "written" if done else "failed"] += count
-        text = "Requests to the API server, those of watches apart; code 0 is no answer."
+        text = "Requests to the API server, those of watches and of the Lease apart; code 0 is no answer."
         yield _counter("api_requests_total", text, ("verb", "resource", "code"), requests)
         text = "Writes of a status, by how they ended."
         yield _counter("status_updates_total", text, ("resource", "result"), written)
