@@ -31,14 +31,20 @@ from ghostfleet_simulator.config import BY_RATE, TYPED_ERRORS, FailureType, LogF
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.files import read_mapping
 from ghostfleet_simulator.llmd_metrics import fake_metrics
+from ghostfleet_simulator.lora_modules import adapters_of
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
 
 _HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
 _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False, "": None}
 _VLLM_SEED: Final = "PYTHONHASHSEED"
-_VLLM_DEV_MODE: Final = "VLLM_SERVER_DEV_MODE"
-_VLLM_API_KEY: Final = "VLLM_API_KEY"
-_VLLM_INT_HASHES: Final = "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES"
+_VLLM_VARIABLES: Final = {
+    _VLLM_SEED: "hash-seed",
+    "VLLM_SERVER_DEV_MODE": "server-dev-mode",
+    "VLLM_API_KEY": "api-key",
+    "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES": "kv-events-int-block-hashes",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "allow-runtime-lora-updating",
+}
+"""Variables that vLLM reads; an empty one says something only of the seed."""
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _SHARE_UNITS: Final = 10**9
@@ -152,14 +158,9 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) 
         # Kubernetes sets GHOSTFLEET_PORT=tcp://... in pods of a namespace with a Service called "ghostfleet".
         if value and not _SERVICE_LINK.match(value):
             found[flag] = _Given(value.split() if setting.many else [value], variable)
-    if _VLLM_SEED in environ and "hash-seed" not in found:
-        found["hash-seed"] = _Given([environ[_VLLM_SEED]], _VLLM_SEED)
-    if environ.get(_VLLM_DEV_MODE) and "server-dev-mode" not in found:
-        found["server-dev-mode"] = _Given([environ[_VLLM_DEV_MODE]], _VLLM_DEV_MODE)
-    if environ.get(_VLLM_INT_HASHES) and "kv-events-int-block-hashes" not in found:
-        found["kv-events-int-block-hashes"] = _Given([environ[_VLLM_INT_HASHES]], _VLLM_INT_HASHES)
-    if _VLLM_API_KEY in environ and "api-key" not in found:
-        found["api-key"] = _Given([environ[_VLLM_API_KEY]], _VLLM_API_KEY)
+    for variable, flag in _VLLM_VARIABLES.items():
+        if flag not in found and (environ.get(variable) or (variable == _VLLM_SEED and variable in environ)):
+            found[flag] = _Given([environ[variable]], variable)
     return found
 
 
@@ -267,7 +268,7 @@ def _choice(word: str, choices: Iterable[StrEnum], source: str) -> StrEnum:
 def _converted(setting: Setting, given: _Given, warnings: list[str]) -> Any:
     """The value to be validated; None where it says that the default is meant."""
     if setting.many:
-        return given.values
+        return adapters_of(given.values, given.source) if setting.flag == "lora-modules" else given.values
     word = _single(given)
     if setting.choices:
         return _choice(word, setting.choices, given.source).value if word else None
@@ -386,9 +387,10 @@ def _located(problem: Problem, given: Mapping[str, _Given], known: Mapping[str, 
         words, shown = " ".join(given[flag].values), problem.message.partition(", unable to parse")[0]
         shown = shown if words and words in shown else f"{shown}, not {words!r}"
         return Problem(given[flag].source, shown)
-    block, _, field = problem.path.partition(".")
-    if (whole := by_path.get(block, "")) in given:
-        return Problem(given[whole].source, f"{field}: {problem.message}")
+    parts = dotted.split(".")
+    for end in range(1, len(parts)):
+        if (whole := by_path.get(".".join(parts[:end]), "")) in given:
+            return Problem(given[whole].source, f"{'.'.join(parts[end:])}: {problem.message}")
     if dotted == "model" and not file.tree.get("model"):
         return Problem("--model", "required, but not given")
     if file.path is None and flag:

@@ -150,6 +150,11 @@ SERVER_LATER: Final = (
     *_QUANTITIES,
     Later("engine.version", "whose behaviour is known", "`engine.version` is a version of vLLM that is simulated."),
     Later("answers.length.buckets*", "is not above", "`upTo` of `answers.length.buckets` grows from one to the next."),
+    Later("lora.maxCpuLoras", "is below maxLoras", "`lora.maxCpuLoras` is at least `lora.maxLoras`."),
+    Later("lora.enabled", "there are adapters", "With `lora.adapters` LoRA cannot be switched off."),
+    Later("lora.maxLoraRank", "is not one of", "`lora.maxLoraRank` is one of the ranks that vLLM takes."),
+    Later("lora.adapters.rank", "is above maxLoraRank", "The rank of an adapter is at most `lora.maxLoraRank`."),
+    Later("lora.adapters.name", "is a served name", "No adapter has the name of the model, or one it is served under."),
     Later("failures", "add up to", "Probabilities of `failures` with the same `match` add up to at most 1."),
     Later(
         "failures*", "means nothing for", "A failure has only fields that its type knows; each says for which it is."

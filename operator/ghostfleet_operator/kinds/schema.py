@@ -15,7 +15,12 @@ from pydantic import BaseModel
 
 Schema = dict[str, Any]
 
-_LIST_KEYS: Final = {"conditions": ["type"], "failures": ["type", "name"], "imagePullSecrets": ["name"]}
+_LIST_KEYS: Final = {
+    "adapters": ["name"],
+    "conditions": ["type"],
+    "failures": ["type", "name"],
+    "imagePullSecrets": ["name"],
+}
 """Lists that are merged by keys."""
 _SETS: Final = ("match.models", "match.endpoints")
 """Lists of which each value is there once, in any order; every other one is replaced as a whole."""

@@ -105,6 +105,8 @@ def _state(router: APIRouter, server: SimulatedServer) -> None:
             "requests": server.metrics.totals(),
             "running": server.running,
             "waiting": server.waiting,
+            "deferred": server.deferred,
+            "adapters": server.adapters.told(),
             "kvUsage": server.kv_usage,
             "kvEvents": server.kv_events.told() if server.kv_events else None,
         }

@@ -19,6 +19,7 @@ from ghostfleet_simulator.api.generate import Generating, failure, generation
 from ghostfleet_simulator.api.hot import Application, HotRoutes, Shortcut
 from ghostfleet_simulator.api.instrumentation import Instrumented
 from ghostfleet_simulator.api.load import Load, LoadTracking
+from ghostfleet_simulator.api.lora import adapters
 from ghostfleet_simulator.api.openapi import describe
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.reading import BodyReader
@@ -34,7 +35,7 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
 
     With `api_keys` the routes that begin with `/v1` and the like want one of them.
     """
-    facts = Facts.of(server.config, server.tokenizer)
+    facts = Facts.of(server.config, server.tokenizer, server.adapters.names)
     http, load = server.config.http, Load()
     documented = not http.disable_fastapi_docs
     app = Application(
@@ -55,6 +56,8 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
     app.include_router(generation(generating))
     app.include_router(scale_out(server, generating, reader))
     app.include_router(sagemaker(server, generating, reader))
+    if http.allow_runtime_lora_updating:
+        app.include_router(adapters(server))
     if http.enable_tokenizer_info_endpoint:
         app.include_router(tokenizer_information(server.tokenizer))
     if http.development_mode:

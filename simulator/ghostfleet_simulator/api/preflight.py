@@ -23,6 +23,7 @@ from ghostfleet_simulator.api.requests import (
 )
 from ghostfleet_simulator.api.sampling import is_greedy, late_problem, verified
 from ghostfleet_simulator.config import Api, FixedConfig
+from ghostfleet_simulator.runtime.adapters import AdapterNames
 from ghostfleet_simulator.runtime.work import Details, Kind, Prompt, Work
 from ghostfleet_simulator.text.chat import ChatError
 from ghostfleet_simulator.text.tokenizer import NotText, Tokenizer
@@ -48,13 +49,15 @@ class Facts:
     """What the version does that is shown."""
     max_num_seqs: int = 256
     """Most sequences that run at a time."""
+    adapters: AdapterNames = field(default_factory=AdapterNames)
+    """LoRA adapters, which requests may name as their model as well."""
     ranks: int = 1
     """Data-parallel ranks behind this address."""
     new_id: Callable[[], str] = _random_id
     """Makes the id of a request that brings none: 16 hex digits in vLLM."""
 
     @classmethod
-    def of(cls, config: FixedConfig, tokenizer: Tokenizer) -> Facts:
+    def of(cls, config: FixedConfig, tokenizer: Tokenizer, adapters: AdapterNames | None = None) -> Facts:
         """The facts of a server; reads the whole vocabulary once."""
         longest = max(len(tokenizer.id_to_token(token_id) or "") for token_id in range(tokenizer.vocab_size))
         model = config.model
@@ -67,17 +70,19 @@ class Facts:
             settings=config.api,
             conduct=config.engine.conduct,
             max_num_seqs=config.limits.max_num_seqs,
+            adapters=adapters or AdapterNames(),
         )
 
     def check_model(self, name: str | None) -> None:
         """Raises the 404 of a model that is not served; no name at all means the first."""
-        if name and name not in self.aliases:
+        if name and name not in self.aliases and name not in self.adapters.by_name:
             raise unknown_model(name, self.aliases if self.conduct.lists_aliases else ())
 
 
 def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str]) -> Work:
     """The work that a chat request asks for; `headers` have lower-case names. Raises `ApiError`."""
     facts.check_model(request.model)
+    lora = facts.adapters.get(request.model)
     _refuse_tools(request)
     messages = chat_messages(request, facts)
     limits = _Limits(request, facts, request.max_completion_tokens, request.max_tokens)
@@ -101,7 +106,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
     return Work(
         kind=Kind.CHAT,
         id=request_id,
-        model=facts.aliases[0],
+        model=lora.name if lora else facts.aliases[0],
         prompts=(prompt,),
         stream=bool(request.stream),
         include_usage=(usage := _usage(request, facts))[0],
@@ -109,6 +114,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
         role=role,
         details=details,
         priority=_priority(request, headers),
+        lora=lora,
         cache_salt=request.cache_salt,
         reporting=reporting(request.session_id, request.vllm_xargs, headers),
         # What is found in the cache is not computed, and so has no logprobs.
@@ -123,6 +129,7 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
     if request.stream and request.use_beam_search:
         raise bad_request("Streaming is not currently supported with beam search")
     facts.check_model(request.model)
+    lora = facts.adapters.get(request.model)
     _refuse_suffix(request)
     limits = _Limits(request, facts, None, request.max_tokens)
     if request.prompt_embeds is not None:
@@ -145,7 +152,7 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
     return Work(
         kind=Kind.COMPLETION,
         id=request_id,
-        model=facts.aliases[0],
+        model=lora.name if lora else facts.aliases[0],
         prompts=tuple(prompts),
         stream=bool(request.stream),
         include_usage=(usage := _usage(request, facts))[0],
@@ -153,6 +160,7 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
         prompt_only=prompt_only,
         details=details,
         priority=_priority(request, headers),
+        lora=lora,
         cache_salt=request.cache_salt,
         reporting=reporting(request.session_id, request.vllm_xargs, headers),
         # What is found in the cache is not computed, and so has no logprobs.

@@ -47,7 +47,7 @@ def information(server: SimulatedServer, load: Load) -> APIRouter:
 
     @router.get("/v1/models", response_model=schema.ModelList)
     async def models() -> JSONResponse:
-        """The names under which the model is served."""
+        """The names under which the model is served, and its adapters."""
         now = int(time.time())
         cards = [
             schema.ModelCard(
@@ -58,6 +58,16 @@ def information(server: SimulatedServer, load: Load) -> APIRouter:
                 permission=[schema.ModelPermission(id=f"modelperm-{secrets.token_hex(8)}", created=now)],
             )
             for alias in model.aliases
+        ]
+        cards += [
+            schema.ModelCard(
+                id=served.adapter.name,
+                created=now,
+                root=served.adapter.path,
+                parent=served.parent,
+                permission=[schema.ModelPermission(id=f"modelperm-{secrets.token_hex(8)}", created=now)],
+            )
+            for served in server.adapters.names.by_name.values()
         ]
         return JSONResponse(schema.ModelList(data=cards).model_dump())
 

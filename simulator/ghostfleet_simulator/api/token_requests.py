@@ -193,6 +193,7 @@ GENERATE: Final[Parser[GenerateRequest]] = Parser(GenerateRequest)
 def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) -> Work:
     """What the request asks for; `headers` have lower-case names. Raises `ApiError`."""
     params, token_ids = request.sampling_params, request.token_ids
+    lora = facts.adapters.get(request.model)
     if params.n > facts.max_num_seqs:
         raise bad_request(
             f"sampling_params.n must be at most the server's max_num_seqs ({facts.max_num_seqs}), got {params.n}."
@@ -223,7 +224,7 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
     return Work(
         kind=Kind.COMPLETION,
         id=prompt.id,
-        model=facts.aliases[0],
+        model=lora.name if lora else facts.aliases[0],
         prompts=(prompt,),
         stream=bool(request.stream),
         include_usage=options is not None and bool(options.include_usage),
@@ -238,6 +239,7 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
             interval=max(params.stream_interval or 1, facts.settings.stream_interval),
         ),
         priority=request.priority,
+        lora=lora,
         cache_salt=request.cache_salt,
         reporting=reporting(None, params.extra_args, headers),
         reads_prefix_cache=params.prompt_logprobs is None,

@@ -46,6 +46,7 @@ from ghostfleet_simulator.config.fake_metrics import Course, Selector, parse_sel
 from ghostfleet_simulator.config.http import Http
 from ghostfleet_simulator.config.kv_events import EventPublisher, KVEvents, binds, tcp_port
 from ghostfleet_simulator.config.lifecycle import Lifecycle
+from ghostfleet_simulator.config.lora import Lora, LoraAdapter, LoraTiming
 from ghostfleet_simulator.config.profile import ApiTiming, Backend, Evidence, Noise, Profile
 from ghostfleet_simulator.config.roofline import CachePrecision, Geometry, Hardware, Precision, RooflineTiming
 from ghostfleet_simulator.config.server import (
@@ -113,6 +114,9 @@ __all__ = [
     "LiveConfig",
     "LogFormat",
     "LogLevel",
+    "Lora",
+    "LoraAdapter",
+    "LoraTiming",
     "Match",
     "ModelSettings",
     "Name",

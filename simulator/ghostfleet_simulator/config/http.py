@@ -34,6 +34,10 @@ class Http(Settings):
     development_mode: Annotated[Switch, Flag("server-dev-mode")] = False
     """Serve vLLM's development routes, such as `/sleep` and `/pause`; as a variable also `VLLM_SERVER_DEV_MODE=1`."""
 
+    allow_runtime_lora_updating: Annotated[Switch, Flag("allow-runtime-lora-updating")] = False
+    """Serve `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`. As a variable also
+    `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`."""
+
     enable_tokenizer_info_endpoint: Annotated[Switch, Flag("enable-tokenizer-info-endpoint")] = False
     """Serve `GET /tokenizer_info`."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ghostfleet_simulator.config.base import Settings, Whole, problem
+from ghostfleet_simulator.config.lora import LoraTiming
 from ghostfleet_simulator.config.roofline import RooflineTiming
 from ghostfleet_simulator.config.timing import SimpleTiming, StepTimeTiming, TableTiming
 from ghostfleet_simulator.units import Duration, Factor, Probability
@@ -124,6 +125,9 @@ class Profile(Settings):
 
     noise: Noise = Noise()
     """Randomness of times."""
+
+    lora: LoraTiming = LoraTiming()
+    """What LoRA adapters cost in time."""
 
     @model_validator(mode="after")
     def _numbers_of_the_backend(self) -> Self:

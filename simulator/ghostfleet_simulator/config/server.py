@@ -17,6 +17,7 @@ from ghostfleet_simulator.config.fake_metrics import FakeMetrics
 from ghostfleet_simulator.config.http import Http
 from ghostfleet_simulator.config.kv_events import KVEvents
 from ghostfleet_simulator.config.lifecycle import Lifecycle
+from ghostfleet_simulator.config.lora import Lora
 from ghostfleet_simulator.config.profile import Profile
 
 
@@ -140,6 +141,9 @@ class Behaviour(Settings):
     answers: Annotated[Answers, Live()] = Answers()
     """What the server answers."""
 
+    lora: Annotated[Lora, Live()] = Lora()
+    """LoRA adapters."""
+
     fake_metrics: Annotated[FakeMetrics, Live()] = Field(default_factory=dict)
     """Series of `/metrics` that show what is given here in place of the truth, by name: a number, `oscillate`, `ramp`,
     `rampreset` or `squarewave` as `SHAPE:START:END:PERIOD`, or the counts of a histogram's buckets as `[1, 2]`."""
@@ -167,6 +171,13 @@ class ServerConfig(LiveConfig, FixedConfig):
             port = configured + self.listen.kv_events_port_offset
             if port in taken:
                 raise problem(f"kvEvents.{field}", f"{port} is already {taken[port]}")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_no_models(self) -> Self:
+        for index, adapter in enumerate(self.lora.adapters):
+            if adapter.name in self.model.aliases:
+                raise problem(f"lora.adapters[{index}].name", f"{adapter.name!r} is a served name of the base model")
         return self
 
 

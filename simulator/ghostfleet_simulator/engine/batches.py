@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from itertools import islice
 
-from ghostfleet_simulator.config import Profile, StepTimeTiming
+from ghostfleet_simulator.config import LoraTiming, Profile, StepTimeTiming
+from ghostfleet_simulator.engine.adapters import AdapterTimer, Load
 from ghostfleet_simulator.engine.noise import ApiDelay, StepNoise
 from ghostfleet_simulator.engine.pacing import Pacer
 from ghostfleet_simulator.engine.scheduler import Scheduler
@@ -27,6 +28,7 @@ class BatchPacer(Pacer):
     def __init__(self, scheduler: Scheduler, preempted: Callable[[Sequence], None], seed: int) -> None:
         super().__init__(scheduler, preempted)
         self._timer: StepTimer = StepTimeTimer(StepTimeTiming())
+        self._adapters = AdapterTimer(LoraTiming())
         self._lag = 0
         self._noise = StepNoise(seed)
         self._api = ApiDelay(seed)
@@ -46,6 +48,8 @@ class BatchPacer(Pacer):
         """End of the last step that ended."""
         self._follows = False
         """It ended in this very pass."""
+        self._loaded_us = 0
+        """When the adapters that were loaded between steps are there; no step computes anything before."""
         self._next_us: int | None = None
         """While no step runs: when there will be work."""
         self._resumed = False
@@ -64,6 +68,7 @@ class BatchPacer(Pacer):
     def use(self, profile: Profile) -> None:
         """Take over a profile; the step that runs keeps its end."""
         self._timer = step_timer(profile)
+        self._adapters = AdapterTimer(profile.lora)
         self._noise.use(profile.noise)
         self._api.use(profile.api, profile.noise)
         self._lag = profile.api.async_steps
@@ -134,6 +139,11 @@ class BatchPacer(Pacer):
             self._begin(step, now_us)
         step.wake_us = self._next_us if self._end_us is None else self._end_us
 
+    def load(self, load: Load, now_us: int) -> int:
+        """Between two steps, of which the later one takes so much longer, as in vLLM."""
+        self._loaded_us = max(now_us, self._loaded_us, self._end_us or 0) + self._adapters.load_us([load])
+        return self._loaded_us
+
     def wake_us(self) -> int | None:
         """The end of the step that runs."""
         return self._end_us
@@ -171,7 +181,9 @@ class BatchPacer(Pacer):
                 decoding[seq] = None
                 self._context += seq.num_tokens
         self._began_us, self._resumed = begin_us, False
-        self._end_us = begin_us + round(self._noise.apply(self._timer.step_us(work)))
+        # Everybody in a step waits for the adapters that have to be loaded for it.
+        loading_us = max(0, self._loaded_us - begin_us) + self._adapters.load_us(scheduler.adapters.settle())
+        self._end_us = begin_us + loading_us + round(self._noise.apply(self._timer.step_us(work)))
 
     @property
     def _has_work(self) -> bool:
@@ -192,4 +204,5 @@ class BatchPacer(Pacer):
             work += size * (before + size / 2)
         decoding, idle = self._decoding, self._idle
         context = sum(seq.num_tokens for seq in decoding if seq not in idle) if idle else self._context
-        return StepFeatures(tokens, work, len(chunks), len(decoding) - len(idle), context)
+        share = self._adapters.step_share(self._scheduler.adapters)
+        return StepFeatures(tokens, work, len(chunks), len(decoding) - len(idle), context, share)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ghostfleet_simulator.config import Backend, Profile, ServerConfig
+from ghostfleet_simulator.config import Backend, Lora, Profile, ServerConfig
+from ghostfleet_simulator.engine.adapters import Adapter, Place
 from ghostfleet_simulator.engine.batches import BatchPacer
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.pacing import Pacer
@@ -27,6 +28,7 @@ class Engine:
         requests = RequestPacer(self._scheduler, self._forget, config.seed)
         batches = BatchPacer(self._scheduler, self._forget, config.seed)
         self._pacers: tuple[Pacer, Pacer] = (requests, batches)
+        self._scheduler.use_lora(config.lora)
         self._pacer, self._leaving = self._in_turn(config.profile)
         self._pacer.use(config.profile)
         self.preemptions = 0
@@ -64,6 +66,11 @@ class Engine:
         return len(self._scheduler.waiting) + len(self._pacer.arriving)
 
     @property
+    def deferred(self) -> int:
+        """Those of the waiting that others may overtake, because their adapter finds no room."""
+        return len(self._scheduler.deferred)
+
+    @property
     def sequences(self) -> list[Sequence]:
         """Every sequence that has not ended: the running ones, then the queue."""
         return [*self._scheduler.running, *self._scheduler.waiting, *self._pacer.arriving]
@@ -77,6 +84,26 @@ class Engine:
     def kv_usage(self) -> float:
         """Share of the KV-cache blocks in use, 0 to 1."""
         return self._scheduler.pool.usage
+
+    def use_lora(self, lora: Lora) -> None:
+        """Take over how many LoRA adapters there can be; which there are is in the sequences."""
+        self._scheduler.use_lora(lora)
+
+    def load_adapter(self, adapter: Adapter, now_us: int, *, anew: bool = False) -> int:
+        """Bring an adapter into a slot before a sequence asks for it; when it is there.
+
+        With `anew` it is read from disk in any case, as it is where its weights were replaced.
+        """
+        load = self._scheduler.adapters.load(adapter, anew=anew)
+        return now_us if load is None else self._pacer.load(load, now_us)
+
+    def place_adapter(self, adapter: Adapter) -> None:
+        """Have an adapter in a slot from the start: it takes no time."""
+        self._scheduler.adapters.load(adapter)
+
+    def adapter_place(self, adapter: Adapter) -> Place:
+        """The nearest place in which an adapter lies."""
+        return self._scheduler.adapters.place(adapter)
 
     def add(self, seq: Sequence, now_us: int) -> None:
         """Queue a sequence; the next `advance` admits it if it can. `ValueError` if it could never run to its end."""

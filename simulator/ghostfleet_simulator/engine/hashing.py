@@ -67,21 +67,29 @@ class BlockHasher:
     def following(self, seq: Sequence) -> bytes:
         """The hash of the first block of `seq` that has none yet, which must be full."""
         hashes = seq.block_hashes
-        begin = len(hashes) * self._block_size
+        index = len(hashes)
+        begin = index * self._block_size
         tokens = seq.tokens(begin, begin + self._block_size)
-        if begin:
-            block_hash = self._function((hashes[-1], tokens, None))
-        else:
-            block_hash = self._function((self.none_hash, tokens, self.extra_keys(seq)))
+        block_hash = self._function((hashes[-1] if index else self.none_hash, tokens, self.extra_keys(seq, index)))
         hashes.append(block_hash)
         return block_hash
 
-    def extra_keys(self, seq: Sequence) -> tuple[Any, ...] | None:
-        """What tells the first block of `seq` from one with the same tokens; vLLM tags the keys since 0.31."""
-        if not seq.cache_salt:
+    def extra_keys(self, seq: Sequence, index: int = 0) -> tuple[Any, ...] | None:
+        """What tells block `index` of `seq` from one with the same tokens.
+
+        Since 0.31 vLLM says of each key what it is, and of an adapter also the path.
+        """
+        if seq.lora is None and (index or not seq.cache_salt):
             return None
-        return (("cache_salt", seq.cache_salt),) if self._tagged else (seq.cache_salt,)
+        keys: list[Any] = []
+        if (lora := seq.lora) is not None:
+            keys.append(("lora", lora.name, lora.path) if self._tagged else lora.name)
+        if seq.cache_salt and not index:
+            keys.append(("cache_salt", seq.cache_salt) if self._tagged else seq.cache_salt)
+        return tuple(keys)
 
     def shown_keys(self, seq: Sequence, index: int) -> tuple[str, ...] | None:
         """The extra keys of block `index` as KV events tell them: without tags, whatever is in the hash."""
-        return (seq.cache_salt,) if seq.cache_salt and index == 0 else None
+        names = (seq.lora.name,) if seq.lora is not None else ()
+        salt = (seq.cache_salt,) if seq.cache_salt and index == 0 else ()
+        return names + salt or None

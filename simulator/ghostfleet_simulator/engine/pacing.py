@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 
 from ghostfleet_simulator.config import Profile
+from ghostfleet_simulator.engine.adapters import Load
 from ghostfleet_simulator.engine.scheduler import Scheduler
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.step import Step
@@ -77,6 +78,10 @@ class Pacer(ABC):
     @abstractmethod
     def plan(self, step: Step, now_us: int) -> None:
         """Continue prompts, admit, and set the due times of all that wait for one."""
+
+    @abstractmethod
+    def load(self, load: Load, now_us: int) -> int:
+        """An adapter is loaded at somebody's wish and not for a sequence; when that is done."""
 
     @abstractmethod
     def wake_us(self) -> int | None:

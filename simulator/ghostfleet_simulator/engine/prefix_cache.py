@@ -68,5 +68,7 @@ class PrefixCache:
             token_ids=seq.tokens(first * size, end * size),
             block_size=size,
             extra_keys=[self._hasher.shown_keys(seq, index) for index in range(first, end)],
+            lora_id=seq.lora.id if seq.lora else None,
+            lora_name=seq.lora.name if seq.lora else None,
             session_id=seq.session_id,
         )

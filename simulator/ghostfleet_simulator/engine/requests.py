@@ -8,6 +8,7 @@ from random import Random
 from typing import Final
 
 from ghostfleet_simulator.config import Profile
+from ghostfleet_simulator.engine.adapters import AdapterTimer, Load
 from ghostfleet_simulator.engine.pacing import Pacer
 from ghostfleet_simulator.engine.scheduler import Scheduler
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -39,11 +40,16 @@ class RequestPacer(Pacer):
         """One in how many moments of a constant gap is used."""
         self._blocked = False
         """The last pass left sequences in the queue."""
+        self._loaded_us: dict[int, int] = {}
+        """When adapters that were loaded last, by their ids, are there."""
+        self._link_us = 0
+        """When the last of them is: they are loaded one after the other."""
         self.use(Profile())
 
     def use(self, profile: Profile) -> None:
         """Take over a profile: due times that are already set stay, later ones follow it."""
         timer = SimpleTimer(profile.simple, self._scheduler.max_num_seqs, self._rng)
+        self._adapters = AdapterTimer(profile.lora)
         self._timer, self._tick_us, gap_us = timer, timer.tick_us, timer.constant_gap_us
         self._phases = 0 if gap_us is None else gap_us // timer.tick_us
         """Into how many moments a constant gap is divided; 0 where there is none, or only one shorter than a tick."""
@@ -125,12 +131,16 @@ class RequestPacer(Pacer):
         budget, complete, admitted = self._compute(scheduler.budget - len(step.tokens), step, now_us)
         for seq in complete:
             self._schedule(seq)
+        for load in scheduler.adapters.settle():
+            self.load(load, at_us)
         if admitted:
             freed_us = at_us if self._blocked or step.finished else 0
             running = len(scheduler.running)
             for seq in admitted:
                 # A recomputed sequence pays for its prompt and what it had said; what the prefix cache holds is free.
                 begin_us = at_us if seq.preemptions else max(seq.queued_us, freed_us)
+                if seq.lora is not None:
+                    begin_us = max(begin_us, self._loaded_us.get(seq.lora.id, 0))
                 seq.due_us = begin_us + self._first_token_us(seq, running)
                 if seq not in scheduler.prefilling:
                     self._schedule(seq)
@@ -143,6 +153,15 @@ class RequestPacer(Pacer):
             following = (now_us // self._tick_us + 1) * self._tick_us
             self._wake_us = following if self._wake_us is None else min(self._wake_us, following)
         step.wake_us = self._wake_us
+
+    def load(self, load: Load, now_us: int) -> int:
+        """The sequences of the adapter wait for it, and nobody else."""
+        loaded_us = self._loaded_us
+        for done in [other for other, there_us in loaded_us.items() if there_us <= now_us]:
+            del loaded_us[done]
+        self._link_us = max(now_us, self._link_us) + self._adapters.load_us([load])
+        loaded_us[load.adapter.id] = self._link_us
+        return self._link_us
 
     def wake_us(self) -> int | None:
         """The first moment at which a token is due."""

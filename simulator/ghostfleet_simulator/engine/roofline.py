@@ -84,7 +84,7 @@ class RooflineTimer:
             weights += used * self._expert
             result += min(used, _DISPATCHED) * self._dispatch
         products = self._token * work.tokens + self._sampled * work.sequences
-        result += soft_maximum(weights, products, self._exponent)
+        result += soft_maximum(weights, products, self._exponent) * (1 + work.adapter_share)
         result += self._seq * work.sequences + self._context * work.decode_context
         if work.prefills:
             result += self._attention * work.prefill_work + self._mixed

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from ghostfleet_simulator.config import FixedConfig, SchedulingPolicy
+from ghostfleet_simulator.config import FixedConfig, Lora, SchedulingPolicy
+from ghostfleet_simulator.engine.adapters import Adapters
 from ghostfleet_simulator.engine.blocks import BlockPool
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.hashing import BlockHasher
@@ -54,7 +55,13 @@ class Scheduler:
         self._admissions = count()
         self.admitting = True
         """Waiting sequences are admitted; off while generation is paused (vLLM's PAUSED_NEW)."""
+        self.adapters = Adapters()
+        """The LoRA adapters of the running sequences, and where others lie."""
         self.waiting = WaitingQueue.of(scheduling.policy)
+        self.deferred: set[Sequence] = set()
+        """Those in the queue that were passed over because too many other adapters run; vLLM's `deferred_waiting`."""
+        self._all_deferred = False
+        """Nobody in the queue can be admitted before an adapter stops to run or another sequence comes."""
         self.running: dict[Sequence, None] = {}
         """In the order of admission."""
         self.prefilling: dict[Sequence, None] = {}
@@ -74,6 +81,12 @@ class Scheduler:
         """Queue a sequence."""
         seq.queued_us = now_us
         self.waiting.add(seq)
+        self._all_deferred = False
+
+    def use_lora(self, lora: Lora) -> None:
+        """Take over how many adapters there can be."""
+        self.adapters.use(lora)
+        self._all_deferred = False
 
     def remove(self, seq: Sequence) -> None:
         """Take a sequence out, wherever it is, and free its blocks; what is in them stays in the prefix cache."""
@@ -83,6 +96,7 @@ class Scheduler:
             self._release(seq)
         elif seq.status is not Status.FINISHED:
             self.waiting.remove(seq)
+            self.deferred.discard(seq)
         seq.status = Status.FINISHED
 
     def grow(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -128,15 +142,22 @@ class Scheduler:
     def admit(self, budget: int, now_us: int) -> tuple[int, list[Sequence]]:
         """Admit waiting sequences in order while slots, budget and blocks last; the head blocks those behind it.
 
+        Only one whose adapter finds no room beside those that run is overtaken, and keeps its place in the queue.
         A sequence is admitted only if the blocks for all its tokens are free, though it takes only those of its first
         chunk (vLLM's `scheduler_reserve_full_isl`). Returns the budget left and the admitted; those of them that are
         not in `prefilling` have their whole prompt computed.
         """
-        admitted = []
+        admitted: list[Sequence] = []
+        if self._all_deferred:
+            return budget, admitted
         limit = self._longest_part()
         pool = self.pool
+        passed_over: list[Sequence] = []
         while self.admitting and self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             seq = self.waiting.head
+            if seq.lora is not None and not self.adapters.has_room_for(seq.lora):
+                passed_over.append(self.waiting.pop())
+                continue
             found = self._cache.find(seq) if self._cache is not None and seq.reads_prefix_cache else []
             reused = len(found) * self.block_size
             chunk = min(seq.num_tokens - reused, limit)
@@ -158,6 +179,11 @@ class Scheduler:
             budget -= chunk
             self._compute(seq, chunk)
             admitted.append(seq)
+        if passed_over:
+            self.deferred.update(passed_over)
+            self._all_deferred = not self.waiting
+            for seq in reversed(passed_over):
+                self.waiting.put_back(seq)
         return budget, admitted
 
     def preempt_all(self) -> list[Sequence]:
@@ -170,6 +196,9 @@ class Scheduler:
     def _start(self, seq: Sequence, now_us: int) -> None:
         seq.status = Status.RUNNING
         seq.order = next(self._admissions)
+        if seq.lora is not None:
+            self.deferred.discard(seq)
+            self.adapters.enter(seq.lora)
         if seq.scheduled_us < 0:
             seq.scheduled_us = now_us
         if seq.preemptions == 0 and self._cache is not None and seq.reads_prefix_cache:
@@ -220,10 +249,13 @@ class Scheduler:
         seq.computed = 0
         seq.preemptions += 1
         self.waiting.put_back(seq)
+        self._all_deferred = False
 
     def _release(self, seq: Sequence) -> None:
         del self.running[seq]
         self.prefilling.pop(seq, None)
+        if seq.lora is not None and self.adapters.leave(seq.lora):
+            self._all_deferred = False
         self.pool.give_back(seq.blocks)
         seq.blocks = []
         seq.room = seq.stored = 0

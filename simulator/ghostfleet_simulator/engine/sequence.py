@@ -6,6 +6,8 @@ from collections.abc import Sequence as List
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from ghostfleet_simulator.engine.adapters import Adapter
+
 
 class Answer(Protocol):
     """What will be said, fixed before generation begins, so that the engine only counts."""
@@ -50,8 +52,9 @@ class Sequence:
     `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. The lowest
     `priority` is served first where the policy asks for it. Only sequences with the same `cache_salt` share blocks, and
     one that does not read the prefix cache is computed whole though others may use its blocks. One that `reports_hits`
-    has KV events tell of the blocks that it found; they also name its `session_id`. Times are microseconds
-    of the engine's clock, -1 while they have not happened. `owner` belongs to the caller; the engine never looks at it.
+    has KV events tell of the blocks that it found; they also name its `session_id`. `lora` is its adapter, which tells
+    its blocks from those of others, too. Times are microseconds of the engine's clock, -1 while they have not happened.
+    `owner` belongs to the caller; the engine never looks at it.
     """
 
     __slots__ = (
@@ -68,6 +71,7 @@ class Sequence:
         "found",
         "id",
         "last_token_us",
+        "lora",
         "max_tokens",
         "order",
         "owner",
@@ -104,6 +108,7 @@ class Sequence:
         remote_prefill: bool = False,
         reports_hits: bool = False,
         session_id: str | None = None,
+        lora: Adapter | None = None,
         owner: Any = None,
     ) -> None:
         if not prompt:
@@ -127,6 +132,7 @@ class Sequence:
         """Its place among the running sequences: the number of its admission."""
         self.priority = priority
         self.cache_salt = cache_salt
+        self.lora = lora
         self.reads_prefix_cache = reads_prefix_cache
         self.remote_prefill = remote_prefill
         """Its prompt was computed by another server."""

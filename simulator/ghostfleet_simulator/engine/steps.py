@@ -21,6 +21,9 @@ class StepFeatures:
     decode_context: int = 0
     """Tokens of all decoding sequences together, prompt and answer so far."""
 
+    adapter_share: float = 0.0
+    """Share by which LoRA adapters make the computing of the tokens longer."""
+
     @property
     def tokens(self) -> int:
         """Rows of the step's matrix products."""

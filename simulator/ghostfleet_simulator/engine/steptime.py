@@ -27,7 +27,7 @@ class StepTimeTimer:
 
     def step_us(self, work: StepFeatures) -> float:
         """Length of a step in microseconds."""
-        result = soft_maximum(self._weights, self._token * work.tokens, self._exponent)
+        result = soft_maximum(self._weights, self._token * work.tokens, self._exponent) * (1 + work.adapter_share)
         result += self._base + self._seq * work.sequences + self._context * work.decode_context
         if work.prefills:
             result += self._attention * work.prefill_work + self._prefill * work.prefills + self._mixed

@@ -58,7 +58,8 @@ class TableTimer:
         """Length of a step in microseconds."""
         decodes, tokens = work.decodes, work.prefill_tokens
         decode = self._decode.at(decodes, work.decode_context / decodes) if decodes else 0.0
+        longer = 1 + work.adapter_share
         if not tokens:
-            return max(0.0, decode)
+            return max(0.0, decode) * longer
         prefill = self._prefill.at(tokens, max(0.0, work.prefill_work / tokens - tokens / 2))
-        return max(0.0, prefill) + max(0.0, decode - self._decode.least)
+        return (max(0.0, prefill) + max(0.0, decode - self._decode.least)) * longer

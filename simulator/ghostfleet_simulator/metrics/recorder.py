@@ -7,12 +7,13 @@ import time
 from collections.abc import Mapping
 
 from ghostfleet_simulator import __version__
-from ghostfleet_simulator.config import FailureType, ServerConfig
+from ghostfleet_simulator.config import FailureType, Lora, ServerConfig
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.metrics.fake import fakes_of
 from ghostfleet_simulator.metrics.families import Time
 from ghostfleet_simulator.metrics.http import HttpMetrics
+from ghostfleet_simulator.metrics.lora import LoraRequests
 from ghostfleet_simulator.metrics.own import KVEventMetrics, OwnMetrics
 from ghostfleet_simulator.metrics.process import ProcessMetrics
 from ghostfleet_simulator.metrics.render import Exposition
@@ -65,6 +66,7 @@ class ServerMetrics:
             refresh=refresh,
         )
         self.sleep_operations = SleepOperations(self._exposition.add, now)
+        self._lora: LoraRequests | None = None
 
     # --- the engine ------------------------------------------------------------------------------
 
@@ -85,6 +87,8 @@ class ServerMetrics:
             measures.prefix_queries.value += step.queried_tokens
             measures.prefix_hits.value += step.hit_tokens
             measures.prefix_hits_on_device.value += step.hit_tokens
+        if self._lora is not None:
+            self._lora.on_step(step, idle=not (running or waiting or deferred or step.tokens))
         tokens = len(step.tokens)
         if not tokens:
             return  # vLLM has no iteration statistics without output, a step that only prefills in part included
@@ -164,11 +168,13 @@ class ServerMetrics:
         self.own.faults[fault].value += 1
 
     def _remember(self, seq: Sequence, now_us: int) -> None:
+        if self._lora is not None:
+            self._lora.forget(seq)
         started, spoken = seq.scheduled_us >= 0, seq.first_token_us >= 0
         self.requests.add(
             RequestRecord(
                 id=seq.id,
-                model=self._model,
+                model=seq.lora.name if seq.lora else self._model,
                 ended_at=self._now(),
                 prompt_tokens=len(seq.prompt),
                 cached_tokens=seq.cached_tokens,
@@ -202,6 +208,14 @@ class ServerMetrics:
     def fake(self, settings: Mapping[str, str]) -> None:
         """Have these series, and no others, show what they are told to; raises `InvalidInput`."""
         self._fakes.use(settings)
+
+    def use_lora(self, lora: Lora) -> None:
+        """Take over the adapters' settings; the metrics of adapters come with the first that lets there be some."""
+        if self._lora is None and lora.on:
+            self._lora = LoraRequests(self._now)
+            self._exposition.add(self._lora.series)
+        if self._lora is not None:
+            self._lora.max_loras = lora.max_loras
 
     def set_profile(self, revision: int, live_hash: str) -> None:
         """A configuration came into force."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from collections.abc import Sequence as List
 from typing import Protocol
 
-from ghostfleet_simulator.config import Profile
+from ghostfleet_simulator.config import Lora, Profile
+from ghostfleet_simulator.engine.adapters import Adapter, Place
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Load, Sequence, Status
@@ -191,6 +192,24 @@ class Driver:
         self._engine.use(profile, self._clock.now_us())
         self._soon(self._clock.now_us())
 
+    def use_lora(self, lora: Lora) -> None:
+        """Have the engine take over how many LoRA adapters there can be; who waits for one may have room now."""
+        self._engine.use_lora(lora)
+        self._soon(self._clock.now_us())
+
+    def load_adapter(self, adapter: Adapter, *, anew: bool) -> int:
+        """Load an adapter, as `Engine.load_adapter` says; after how many microseconds it is there."""
+        now_us = self._clock.now_us()
+        return self._engine.load_adapter(adapter, now_us, anew=anew) - now_us
+
+    def place_adapter(self, adapter: Adapter) -> None:
+        """Have an adapter loaded without any time passing."""
+        self._engine.place_adapter(adapter)
+
+    def adapter_place(self, adapter: Adapter) -> Place:
+        """Where an adapter lies."""
+        return self._engine.adapter_place(adapter)
+
     def _abort(self, seq: Sequence) -> None:
         """Take a sequence out of the engine; its blocks are free for the pass that follows at once."""
         self._engine.abort(seq)
@@ -215,7 +234,8 @@ class Driver:
             else:
                 seq.owner.finish()
         self._outbox.close()
-        observer.on_step(step, now_us, engine.running, engine.waiting, 0, engine.kv_usage)
+        deferred = engine.deferred
+        observer.on_step(step, now_us, engine.running, engine.waiting - deferred, deferred, engine.kv_usage)
         if step.first or step.finished:
             there_us = self._clock.now_us()
             for seq in step.first:

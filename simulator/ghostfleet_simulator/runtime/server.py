@@ -23,6 +23,7 @@ from ghostfleet_simulator.faults.readiness import Flapping
 from ghostfleet_simulator.metrics.fake import check_fake_metrics
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.problems import InvalidInput
+from ghostfleet_simulator.runtime.adapters import AdapterRegistry
 from ghostfleet_simulator.runtime.clock import Clock, WallClock
 from ghostfleet_simulator.runtime.driver import Driver, Output
 from ghostfleet_simulator.runtime.generation import Generation
@@ -93,6 +94,8 @@ class SimulatedServer:
         self._driver = Driver(self._engine, self._clock, self.metrics, self.outbox, publish)
         self.standby = Standby(self._driver, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
         """Pause and sleep."""
+        self.adapters = AdapterRegistry(config.model.aliases, self._driver, float(config.clock.compression))
+        """The LoRA adapters."""
         self._requests = 0
         self.in_force = self._first_state(document or Document.of(config))
         self._check(self.in_force)
@@ -139,6 +142,8 @@ class SimulatedServer:
     def _take_over(self) -> None:
         config = self.in_force.document.config
         self._driver.use(config.profile)
+        self.adapters.use(config.lora)
+        self.metrics.use_lora(config.lora)
         self.faults.use(config.failures, headers=config.failure_headers)
         self._event_faults.use(config.failures)
         self.held.use(config.failures)
@@ -163,6 +168,11 @@ class SimulatedServer:
     def waiting(self) -> int:
         """Sequences in the queue."""
         return self._engine.waiting
+
+    @property
+    def deferred(self) -> int:
+        """Those of them that wait for room for their LoRA adapter."""
+        return self._engine.deferred
 
     @property
     def queued_tokens(self) -> int:
@@ -219,6 +229,7 @@ class SimulatedServer:
                     remote_prefill=work.remote_prefill,
                     reports_hits=work.reporting.hits,
                     session_id=work.reporting.session_id,
+                    lora=work.lora,
                 )
                 seq.owner = make_output(generation, seq, answer, prompt, index)
                 prompts[-1].append(seq)

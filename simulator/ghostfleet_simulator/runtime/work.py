@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from ghostfleet_simulator.engine.adapters import Adapter
+
 
 class Kind(Enum):
     """Which of the two generation protocols a request speaks."""
@@ -123,6 +125,8 @@ class Work:
     details: Details = Details()
     priority: int = 0
     """The lowest is served first where the policy of the scheduler asks for it."""
+    lora: Adapter | None = None
+    """The LoRA adapter that the request asks for by its model."""
     cache_salt: str | None = None
     """Only requests with the same salt share blocks of the KV cache."""
     reporting: Reporting = Reporting()

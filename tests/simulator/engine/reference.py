@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-Content = tuple[str | None, tuple[int, ...]]
-"""Salt and all tokens from the first one to the end of a block."""
+Content = tuple[str | None, str | None, tuple[int, ...]]
+"""Adapter, salt and all tokens from the first one to the end of a block."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Rules:
     watermark: int
     caching: bool
     unhashed_first: bool
+    max_loras: int
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Request:
     arrival: int
     salt: str | None
     reads_cache: bool
+    lora: str | None = None
     said: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -77,6 +79,8 @@ class Reference:
         """What can be found, the oldest first."""
         self.running: list[Request] = []
         self.waiting: list[Request] = []
+        self.passed_over: set[str] = set()
+        """Names of those that ever were, of the waiting ones."""
         self.queried = 0
         self.hit = 0
 
@@ -92,6 +96,7 @@ class Reference:
                 self._release(request)
                 return
         self.waiting = [request for request in self.waiting if request.name != name]
+        self.passed_over.discard(name)
 
     def reset(self, with_running: bool) -> bool:
         if with_running:
@@ -152,8 +157,14 @@ class Reference:
 
     def _admit(self, budget: int, longest: int, outcome: Outcome) -> None:
         rules = self.rules
-        while self.waiting and budget > 0 and len(self.running) < rules.max_num_seqs:
-            request = self.waiting[0]
+        for request in list(self.waiting):
+            if budget <= 0 or len(self.running) >= rules.max_num_seqs:
+                break
+            others = {other.lora for other in self.running if other.lora not in (None, request.lora)}
+            alone = not any(other.lora == request.lora for other in self.running)
+            if request.lora and alone and len(others) >= rules.max_loras:
+                self.passed_over.add(request.name)
+                continue
             found = self._look_up(request)
             reused = len(found) * rules.block_size
             part = min(len(request.tokens) - reused, longest)
@@ -165,7 +176,8 @@ class Reference:
             needed = (in_the_end if rules.reserve else for_now) + sum(block in self.free for block in found)
             if needed + (rules.watermark if self.running else 0) > len(self.free):
                 break
-            self.waiting.pop(0)
+            self.waiting.remove(request)
+            self.passed_over.discard(request.name)
             self.free = [block for block in self.free if block not in found]
             request.blocks = found + self._take(for_now)
             request.computed = request.reused = reused
@@ -191,7 +203,7 @@ class Reference:
         self._find_from_now_on(request, request.computed)
 
     def _content(self, request: Request, index: int) -> Content:
-        return request.salt, tuple(request.tokens[: (index + 1) * self.rules.block_size])
+        return request.lora, request.salt, tuple(request.tokens[: (index + 1) * self.rules.block_size])
 
     def _find_from_now_on(self, request: Request, tokens: int) -> None:
         if self.rules.caching:

@@ -8,12 +8,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.simulator.engine.reference import Reference, Request, Rules
 
 from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.engine.adapters import Adapter
 from ghostfleet_simulator.engine.scheduler import Scheduler
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 
 LONGEST = 32
 FAMILIES = (tuple(range(LONGEST)), (0, 1, 2, 3, *range(50, 50 + LONGEST)), (7,) * LONGEST)
 """Prompts are beginnings of these, and so are answers, so that much is found again."""
+ADAPTERS = {name: Adapter(number, name, name, 8) for number, name in enumerate("abc", 1)}
 
 
 class Answer:
@@ -47,34 +49,36 @@ def all_rules(draw: st.DrawFn) -> Rules:
         watermark=int(draw(st.sampled_from([0, 0.25])) * blocks),
         caching=draw(st.sampled_from([True, True, True, False])),
         unhashed_first=draw(st.booleans()),
+        max_loras=draw(st.integers(1, 2)),
     )
 
 
 def scheduler(rules: Rules) -> Scheduler:
-    return Scheduler(
-        ServerConfig.model_validate(
-            {
-                "model": {"name": "m", "maxModelLen": LONGEST},
-                "engine": {"version": "0.33" if rules.unhashed_first else "0.22"},
-                "kvCache": {
-                    "blockSize": rules.block_size,
-                    "blocks": rules.blocks,
-                    "enablePrefixCaching": rules.caching,
-                },
-                "scheduling": {
-                    "maxNumSeqs": rules.max_num_seqs,
-                    "maxNumBatchedTokens": rules.budget,
-                    "policy": "Priority" if rules.by_priority else "FCFS",
-                    "enableChunkedPrefill": rules.chunked,
-                    "longPrefillTokenThreshold": rules.threshold,
-                    "longPrefillTokenThresholdAdaptive": rules.adaptive,
-                    "reserveFullIsl": rules.reserve,
-                    "watermark": "25%" if rules.watermark else "0",
-                },
-            }
-        ),
-        bytes(32),
+    config = ServerConfig.model_validate(
+        {
+            "model": {"name": "m", "maxModelLen": LONGEST},
+            "lora": {"enabled": True, "maxLoras": rules.max_loras},
+            "engine": {"version": "0.33" if rules.unhashed_first else "0.22"},
+            "kvCache": {
+                "blockSize": rules.block_size,
+                "blocks": rules.blocks,
+                "enablePrefixCaching": rules.caching,
+            },
+            "scheduling": {
+                "maxNumSeqs": rules.max_num_seqs,
+                "maxNumBatchedTokens": rules.budget,
+                "policy": "Priority" if rules.by_priority else "FCFS",
+                "enableChunkedPrefill": rules.chunked,
+                "longPrefillTokenThreshold": rules.threshold,
+                "longPrefillTokenThresholdAdaptive": rules.adaptive,
+                "reserveFullIsl": rules.reserve,
+                "watermark": "25%" if rules.watermark else "0",
+            },
+        }
     )
+    made = Scheduler(config, bytes(32))
+    made.use_lora(config.lora)
+    return made
 
 
 class Comparison(RuleBasedStateMachine):
@@ -97,6 +101,7 @@ class Comparison(RuleBasedStateMachine):
         together=st.booleans(),
         salt=st.sampled_from([None, None, None, "salt"]),
         reads_cache=st.sampled_from([True, True, True, False]),
+        lora=st.sampled_from([None, None, *ADAPTERS]),
     )
     def arrive(
         self,
@@ -108,13 +113,14 @@ class Comparison(RuleBasedStateMachine):
         together: bool,
         salt: str | None,
         reads_cache: bool,
+        lora: str | None,
     ) -> None:
         """The last tokens of some prompts are their own; some arrive together, and their names run backwards."""
         self.clock += not together
         name = f"{999 - len(self.sequences)}"
         tokens = [*family[: prompt - min(own, prompt)], *[1000 + len(self.sequences)] * min(own, prompt)]
         said = list(family[prompt : prompt + min(answer, LONGEST - prompt)])
-        request = Request(name, tokens, said, priority, self.clock, salt, reads_cache)
+        request = Request(name, tokens, said, priority, self.clock, salt, reads_cache, lora)
         seq = Sequence(
             name,
             tokens,
@@ -123,6 +129,7 @@ class Comparison(RuleBasedStateMachine):
             priority=priority,
             cache_salt=salt,
             reads_prefix_cache=reads_cache,
+            lora=ADAPTERS[lora] if lora else None,
         )
         self.sequences[name] = seq
         self.reference.add(request)
@@ -185,6 +192,10 @@ class Comparison(RuleBasedStateMachine):
         it, reference = self.scheduler, self.reference
         assert [seq.id for seq in it.running] == [request.name for request in reference.running]
         assert [seq.id for seq in it.waiting] == [request.name for request in reference.waiting]
+        assert {seq.id for seq in it.deferred} == reference.passed_over
+        running = {request.lora for request in reference.running if request.lora}
+        assert {ADAPTERS[name].id for name in running} == it.adapters.running.keys()
+        assert len(running) <= self.rules.max_loras
         assert [seq.id for seq in it.prefilling] == [r.name for r in reference.running if not r.decoding]
         for request in (*reference.running, *reference.waiting):
             seq = self.sequences[request.name]
