@@ -38,7 +38,7 @@ def test_served_names_replace_the_name_in_requests() -> None:
 
 def test_what_is_live_is_what_a_live_document_holds() -> None:
     assert set(LIVE_FIELDS) == {info.alias for info in LiveConfig.model_fields.values()}
-    assert set(LIVE_FIELDS) == {"profile", "failures", "failureHeaders", "answers", "lora"}
+    assert set(LIVE_FIELDS) == {"profile", "failures", "failureHeaders", "answers", "fakeMetrics", "lora"}
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,7 @@ def test_every_live_field_can_be_patched() -> None:
         "failureHeaders": True,
         "answers": {"mode": "Echo"},
         "fakeMetrics": {"vllm:num_requests_running": "1"},
+        "lora": {"maxLoras": 2},
     }
     assert set(patch) == set(LIVE_FIELDS)
     after = _start().patch(patch)

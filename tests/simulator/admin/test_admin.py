@@ -235,6 +235,8 @@ async def test_the_state_tells_what_runs(admin: httpx.AsyncClient, server: Simul
         },
         "running": 0,
         "waiting": 0,
+        "deferred": 0,
+        "adapters": [],
         "kvUsage": 0,
         "kvEvents": None,
     }
