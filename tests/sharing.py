@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-TOGETHER: Final = ("tests/apiserver/faults/", "tests/local/")
-"""One worker has all of such a folder: its tests share a cluster that is slow to start, or this machine's addresses."""
+TOGETHER: Final = {"tests/apiserver/faults/": "hollow", "tests/local/": "loopback", "tests/testing/": "loopback"}
+"""One worker has all of what is called the same: tests that share a cluster that is slow to start, or addresses."""
 
 
 class Sharing(LoadFileScheduling):
@@ -27,7 +27,7 @@ class Sharing(LoadFileScheduling):
         config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
-        whole = next((folder for folder in TOGETHER if nodeid.startswith(folder)), None)
+        whole = next((name for folder, name in TOGETHER.items() if nodeid.startswith(folder)), None)
         return whole or super()._split_scope(nodeid)
 
 
