@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     up = actions.add_parser("up")
-    up.add_argument("--workers", type=int, help="nodes beside the control plane (by default E2E_WORKERS, or 0)")
+    up.add_argument("--workers", type=int, help="nodes beside the control plane (by default E2E_WORKERS, or 2)")
     actions.add_parser("load").add_argument("image", nargs="+")
     actions.add_parser("with").add_argument("command", nargs=argparse.REMAINDER)
     actions.add_parser("down")

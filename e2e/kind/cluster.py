@@ -16,8 +16,8 @@ TOOLS = ("kind", "kubectl", "helm")
 
 
 def default_workers() -> int:
-    """How many nodes a cluster has beside its control plane: E2E_WORKERS, or 0."""
-    given = os.environ.get("E2E_WORKERS") or "0"
+    """How many nodes a cluster has beside its control plane: E2E_WORKERS, or 2: one can be drained."""
+    given = os.environ.get("E2E_WORKERS") or "2"
     if not given.isdecimal():
         raise shell.Failure(f"E2E_WORKERS={given}: must be a whole number, 0 or more")
     return int(given)
