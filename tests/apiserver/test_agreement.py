@@ -133,6 +133,7 @@ SERVERS: list[tuple[dict[str, Any], str]] = [
     ({"failures": [{"type": "MemoryGrowth", "growth": "1Mi"}]}, "MemoryGrowth needs growth and limit"),
     ({"failures": [{"type": "Unready", "duty": "50%"}]}, "duty is a share of period"),
     ({"failures": [{"type": "Hang", "match": {"endpoints": ["Chat", "Chat"]}}]}, "Duplicate value"),
+    ({"fakeMetrics": {"other:queue": "1"}}, "each key is a series that begins with vllm:"),
     ({"pod": {"tolerations": [{}]}}, "Equal needs a key"),
     ({"pod": {"tolerations": [{"operator": "Exists", "value": "x"}]}}, "Exists takes no value"),
     ({"pod": {"tolerations": [{"key": "a", "tolerationSeconds": 5}]}}, "tolerationSeconds is for the effect NoExecute"),

@@ -1,61 +1,63 @@
-"""CRDs as YAML that is small and still can be read: a field without fields of its own is one line.
+"""CRDs as YAML that is small and still can be read: a line for each field, and for an object one that opens it.
 
-In block style a CRD of this depth is a third indentation; here a level is one column. A line has the type and limits of
-a field first and what it means last, so a change of a field is a change of one line.
+In block style a CRD of this depth is two fifths indentation and line breaks. A line has the type and limits of a field
+first and what it means last, so a change of a field is a change of one line.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 import yaml
+
+from ghostfleet_operator.kinds.schema import Schema
+
+_MARGIN: Final = 5
+"""Columns before a field; what belongs to `schema` has to stand behind it."""
 
 
 class _Line(dict[str, Any]):
     """A mapping that is written as `{...}`."""
 
 
-class _Row(list[Any]):
-    """A list that is written as `[...]`."""
-
-
 class _Dumper(yaml.SafeDumper):
-    """Writes a `_Line` and a `_Row` as what they are, and a level of mappings as one column."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        # The keys of an item stand behind its "- ".
-        self.best_indent = 2 if self.sequence_context else 1
-        super().increase_indent(flow, indentless)
+    """Writes a `_Line` as what it is."""
 
 
 _Dumper.add_representer(_Line, lambda to, value: to.represent_mapping("tag:yaml.org,2002:map", value, flow_style=True))
-_Dumper.add_representer(_Row, lambda to, value: to.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True))
 
 
-def to_lines(tree: object) -> str:
-    """A CRD, or a part of it from the top, in its own order."""
+def to_lines(tree: dict[str, Any]) -> str:
+    """A CRD of one version, or a part of it from the top, whose last entry is the schema."""
     plain = json.loads(json.dumps(tree))  # no object twice, so that YAML needs no anchors
-    return yaml.dump(_compact(plain), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+    (version,) = plain["spec"]["versions"]
+    schema = version.pop("schema")["openAPIV3Schema"]
+    columns = version["additionalPrinterColumns"]
+    version |= {"subresources": _Line(version["subresources"]), "additionalPrinterColumns": list(map(_Line, columns))}
+    head = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+    return f"{head}    schema: {{openAPIV3Schema: {_opened(schema, 0)}}}\n"
 
 
-def _compact(value: Any, key: str = "") -> Any:
-    if isinstance(value, list):
-        items = [_compact(item) for item in value]
-        one_rule = key == "x-kubernetes-validations" and len(items) == 1
-        return _Row(items) if one_rule or not any(isinstance(item, (dict, list)) for item in items) else items
-    if not isinstance(value, dict):
-        return value
-    made = {name: _compact(item, name) for name, item in value.items()}
-    if key == "properties" or not all(map(_fits, made.values())):
-        return made
-    meaning = {name: made.pop(name) for name in ("description",) if name in made}
-    return _Line(made | meaning)
+def _opened(schema: Schema, depth: int) -> str:
+    """A schema, with a line for each field of it."""
+    margin = "\n" + " " * (_MARGIN + depth)
+    last = ("description", "items", "additionalProperties", "properties", "x-kubernetes-validations")
+    parts = [_flat({key: value for key, value in schema.items() if key not in last})]
+    if "description" in schema:
+        parts.append(_flat({"description": schema["description"]}))
+    if rules := schema.get("x-kubernetes-validations"):
+        texts = [f"{{{_flat(rule)}}}" for rule in rules]
+        parts.append(f"x-kubernetes-validations: [{f',{margin}'.join(texts)}]")
+    parts += [f"{key}: {_opened(schema[key], depth)}" for key in ("items", "additionalProperties") if key in schema]
+    if "properties" in schema:
+        fields = [f"{margin}{name}: {_opened(field, depth + 1)}" for name, field in schema["properties"].items()]
+        parts.append(f"properties: {{{','.join(fields)}}}")
+    return f"{{{', '.join(filter(None, parts))}}}"
 
 
-def _fits(value: object) -> bool:
-    """Whether a value fits on the line of its field: a scalar, a few of them, or the schema of a plain item."""
-    if isinstance(value, dict):
-        return isinstance(value, _Line) and not any(isinstance(inner, dict) for inner in value.values())
-    return not isinstance(value, list) or isinstance(value, _Row)
+def _flat(mapping: Schema) -> str:
+    """The entries of a mapping on one line."""
+    text = yaml.safe_dump(mapping, default_flow_style=True, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+    return text.strip()[1:-1]

@@ -10,12 +10,12 @@ from pydantic import Field, StringConstraints, model_validator
 
 from ghostfleet_simulator.config.base import Flag, Settings, Switch, Whole, problem
 
-_TCP = r"tcp://[^\s/]+:[0-9]{1,5}"
+_TCP = r"tcp://[^\x00-\x20\x7f/]+:[0-9]{1,5}"
 
 BoundOrConnected = Annotated[
-    str, StringConstraints(max_length=253, pattern=rf"^({_TCP}|ipc://[^\s]+|inproc://[^\s]+)$")
+    str, StringConstraints(max_length=253, pattern=rf"^({_TCP}|ipc://[^\x00-\x20\x7f]+|inproc://[^\x00-\x20\x7f]+)$")
 ]
-Connected = Annotated[str, StringConstraints(max_length=253, pattern=rf"^({_TCP}|ipc://[^\s]+)$")]
+Connected = Annotated[str, StringConstraints(max_length=253, pattern=rf"^({_TCP}|ipc://[^\x00-\x20\x7f]+)$")]
 
 
 class EventPublisher(StrEnum):
