@@ -128,7 +128,7 @@ class _Apart:
             Question(process.stdin, pickle.HIGHEST_PROTOCOL).dump((job, facts, body, headers))
             process.stdin.flush()
             done, result = pickle.load(process.stdout)  # noqa: S301 - it was made by our own process
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError, pickle.PickleError):
             self._end()
             return False, RuntimeError("the process that reads large bodies has ended")
         self._used = time.monotonic()
