@@ -50,7 +50,7 @@ def test_every_metric_is_there_documented_and_true(
     with start_operator("--namespace", namespace, "--observe-seconds", "1", "--leader-elect", *lease(namespace)) as it:
         cluster.create(profile(namespace, "shared"))
         cluster.create(server(namespace, "one", profile=None, profileRef={"name": "shared"}))
-        eventually(lambda: cluster.status(namespace, "one")["conditions"])
+        eventually(lambda: cluster.status(namespace, "one")["observedGeneration"])
         Pods(cluster, namespace, "one").add("a", "127.9.9.8")
         cluster.merge(DEPLOYMENT, namespace, "one", {"spec": {"replicas": 9}})
         eventually(lambda: it.metric(f'{PREFIX}drift_corrections_total{{kind="Deployment"}}') or None, within=40)
