@@ -419,6 +419,7 @@ def test_the_fake_metrics_of_llmd_are_ours() -> None:
         "request-success-total": {"stop": 5, "tool_calls": 1},
         "total-prompt-tokens": 100,
         "waiting-requests": None,
+        "loras": [{"running": "a,b", "waiting": "", "timestamp": 12}],
     }
     config = load(["m", "--fake-metrics", json.dumps(told)], {}).config
     assert config.fake_metrics == {
@@ -428,6 +429,7 @@ def test_the_fake_metrics_of_llmd_are_ours() -> None:
         "vllm:inter_token_latency_seconds": "[4]",
         'vllm:request_success_total{finished_reason="stop"}': "5",
         "vllm:prompt_tokens_total": "100",
+        'vllm:lora_requests_info{max_lora="1",running_lora_adapters="a,b",waiting_lora_adapters=""}': "12",
     }
 
 

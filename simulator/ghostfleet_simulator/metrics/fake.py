@@ -12,6 +12,7 @@ from typing import Final
 
 from ghostfleet_simulator.config import Course, Selector, ServerConfig, parse_selector, parse_value
 from ghostfleet_simulator.metrics.families import AnySeries, Histogram, Kind, Scalar, Series, Time
+from ghostfleet_simulator.metrics.lora import LoraRequests
 from ghostfleet_simulator.metrics.vllm import Dialect
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest
 
@@ -64,6 +65,10 @@ class FakeMetrics:
                 self._fakes[selector] = self._begun(series, values, wanted[selector][1])
         self.refresh()
 
+    def fakes(self, series: AnySeries) -> bool:
+        """Whether one of this family is faked."""
+        return any(fake.series is series for fake in self._fakes.values())
+
     def refresh(self) -> None:
         """Bring series that change by themselves up to the present."""
         now = self._now()
@@ -110,12 +115,12 @@ class FakeMetrics:
 def check_fake_metrics(config: ServerConfig, settings: Mapping[str, str]) -> None:
     """Raise `InvalidInput` if a server that was started with `config` has not the series that it is to fake."""
     if settings:
-        fakes_of(Dialect(config, 0, lambda: 0.0), lambda: 0.0).use(settings)
+        fakes_of(Dialect(config, 0, lambda: 0.0), LoraRequests(lambda: 0.0).series, lambda: 0.0).use(settings)
 
 
-def fakes_of(dialect: Dialect, now: Time) -> FakeMetrics:
-    """Those of a server, none yet."""
-    return FakeMetrics(dialect.series, dialect.own_labels, now)
+def fakes_of(dialect: Dialect, lora: Series[Scalar], now: Time) -> FakeMetrics:
+    """Those of a server, none yet; `lora` is there whether the server has adapters or not."""
+    return FakeMetrics([*dialect.series, lora], dialect.own_labels, now)
 
 
 def exposed(series: AnySeries) -> str:

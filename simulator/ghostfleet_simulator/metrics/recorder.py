@@ -48,7 +48,9 @@ class ServerMetrics:
         self._model = config.model.aliases[0]
         self._rank = engine
         self._now = now
-        self._fakes = fakes_of(dialect, now)
+        self._lora = LoraRequests(now)
+        self._lora_on = self._lora_exposed = False
+        self._fakes = fakes_of(dialect, self._lora.series, now)
 
         def refresh() -> None:
             process.refresh()
@@ -66,7 +68,6 @@ class ServerMetrics:
             refresh=refresh,
         )
         self.sleep_operations = SleepOperations(self._exposition.add, now)
-        self._lora: LoraRequests | None = None
 
     # --- the engine ------------------------------------------------------------------------------
 
@@ -87,7 +88,7 @@ class ServerMetrics:
             measures.prefix_queries.value += step.queried_tokens
             measures.prefix_hits.value += step.hit_tokens
             measures.prefix_hits_on_device.value += step.hit_tokens
-        if self._lora is not None:
+        if self._lora_on:
             self._lora.on_step(step, idle=not (running or waiting or deferred or step.tokens))
         tokens = len(step.tokens)
         if not tokens:
@@ -168,7 +169,7 @@ class ServerMetrics:
         self.own.faults[fault].value += 1
 
     def _remember(self, seq: Sequence, now_us: int) -> None:
-        if self._lora is not None:
+        if self._lora_on:
             self._lora.forget(seq)
         started, spoken = seq.scheduled_us >= 0, seq.first_token_us >= 0
         self.requests.add(
@@ -208,14 +209,20 @@ class ServerMetrics:
     def fake(self, settings: Mapping[str, str]) -> None:
         """Have these series, and no others, show what they are told to; raises `InvalidInput`."""
         self._fakes.use(settings)
+        if self._fakes.fakes(self._lora.series):
+            self._expose_lora()
 
     def use_lora(self, lora: Lora) -> None:
         """Take over the adapters' settings; the metrics of adapters come with the first that lets there be some."""
-        if self._lora is None and lora.on:
-            self._lora = LoraRequests(self._now)
+        self._lora.max_loras = lora.max_loras
+        if lora.on:
+            self._lora_on = True
+            self._expose_lora()
+
+    def _expose_lora(self) -> None:
+        if not self._lora_exposed:
+            self._lora_exposed = True
             self._exposition.add(self._lora.series)
-        if self._lora is not None:
-            self._lora.max_loras = lora.max_loras
 
     def set_profile(self, revision: int, live_hash: str) -> None:
         """A configuration came into force."""

@@ -94,6 +94,18 @@ def test_the_truth_goes_on_behind_it_and_comes_back(metrics: ServerMetrics) -> N
     assert shown(metrics, "vllm:num_requests_running") == 1
 
 
+def test_adapters_can_be_made_up_on_a_server_that_has_none(metrics: ServerMetrics) -> None:
+    """For a scheduler that prefers servers on which an adapter runs; without the fake there is no such metric."""
+    name = "vllm:lora_requests_info"
+    assert name not in metrics.render().decode()
+    labels = {"max_lora": "2", "running_lora_adapters": "sql,chat", "waiting_lora_adapters": ""}
+    spelt = ",".join(f'{label}="{value}"' for label, value in labels.items())
+    metrics.fake({f"{name}{{{spelt}}}": "1790470234"})
+    assert shown(metrics, name, **labels) == 1790470234
+    metrics.fake({})
+    assert shown(metrics, name) is None
+
+
 def test_a_course_goes_on_where_it_is_when_another_one_changes(metrics: ServerMetrics, wall: Wall) -> None:
     """A change of the configuration does not begin it anew, unless it is a change of that course."""
     metrics.fake({"vllm:num_requests_waiting": "ramp:0:100:100s"})
