@@ -105,6 +105,9 @@ class OperatorProcess:
             self._failure = self._failure or error
         finally:
             self._servers.close()
+            if self._workers:
+                self._workers.cancel()
+                await asyncio.wait([self._workers])
             if self._elector:
                 # Nothing is written any more, so the next one may begin.
                 await self._elector.release()
@@ -260,7 +263,6 @@ class OperatorProcess:
         if self._workers:
             # Passes under way are completed, unless what they write would be refused anyhow.
             await asyncio.wait([self._workers], timeout=0 if self._failure else _STOP_SECONDS)
-            self._workers.cancel()
         # kopf's own task that waits for this flag would else hold the process up for five seconds.
         self._stop.set()
         log.info("stopped")
