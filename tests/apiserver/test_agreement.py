@@ -131,6 +131,7 @@ SERVERS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"failures": [{"type": "HTTPError"}]}, "an HTTPError needs a status"),
     ({"failures": [{"type": "MemoryGrowth", "growth": "1Mi"}]}, "MemoryGrowth needs growth and limit"),
+    ({"failures": [{"type": "KVEventDelay"}]}, "a KVEventDelay needs a duration"),
     ({"failures": [{"type": "Unready", "duty": "50%"}]}, "duty is a share of period"),
     ({"failures": [{"type": "Hang", "match": {"endpoints": ["Chat", "Chat"]}}]}, "Duplicate value"),
     ({"fakeMetrics": {"other:queue": "1"}}, "each key is a series that begins with vllm:"),
