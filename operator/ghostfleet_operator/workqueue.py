@@ -208,10 +208,18 @@ class WriteBudget:
 
     async def take(self) -> None:
         """Wait for the right to write once."""
-        now = self._clock()
-        self._tokens = min(float(self._burst), self._tokens + (now - self._at) * self._rate)
-        self._at = now
+        self._fill()
         # A debt is a place in the line: whoever comes later waits longer.
         self._tokens -= 1
         if self._tokens < 0:
             await self._sleep(-self._tokens / self._rate)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody write for some time, and no burst follow it: the other side asked for it."""
+        self._fill()
+        self._tokens = min(self._tokens, -seconds * self._rate)
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._tokens = min(float(self._burst), self._tokens + (now - self._at) * self._rate)
+        self._at = now

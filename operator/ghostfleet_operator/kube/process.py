@@ -41,6 +41,7 @@ from ghostfleet_operator.reconcile.token import Keys
 from ghostfleet_operator.workqueue import Backoff, WorkQueue, WriteBudget
 
 _CRD_WAIT_SECONDS: Final = 2.0
+_LONGEST_PAUSE: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _STUCK_SECONDS: Final = 300.0
 
@@ -56,10 +57,10 @@ class OperatorProcess:
         self._rng = random.Random()
         self._backoff = Backoff(longest=60.0)
         self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, rng=self._rng)
-        budget = WriteBudget(rate=options.writes_per_second, burst=options.write_burst, clock=time.monotonic)
-        self._api = KubeClient(self._login, budget.take, self._write_seconds)
+        self._budget = WriteBudget(rate=options.writes_per_second, burst=options.write_burst, clock=time.monotonic)
+        self._api = KubeClient(self._login, self._budget.take, self._write_seconds)
         # Connections of its own, so that no crowd of other requests keeps the leader from renewing its lease.
-        self._leases = KubeClient(self._login, budget.take, user_agent=f"{FIELD_MANAGER}-leader-election")
+        self._leases = KubeClient(self._login, self._budget.take, user_agent=f"{FIELD_MANAGER}-leader-election")
         self._elector = self._election() if options.leader_elect else None
         self._streams = Streams(time.monotonic)
         self._pods = PodClient()
@@ -298,6 +299,7 @@ class OperatorProcess:
         except Retry as error:
             result = "retry"
             log.info("%s: %s; trying again in %.0f s, as the API server asks", key, error, error.after)
+            self._budget.pause(min(error.after, _LONGEST_PAUSE))
             self._queue.add(key, error.after * self._rng.uniform(1, 1.2))
         except Conflict as error:
             result = "conflict"

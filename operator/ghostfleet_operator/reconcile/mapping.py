@@ -24,6 +24,9 @@ _USAGE_DELAY: Final = 0.5
 """Servers come and go in crowds; the count of a profile's users may be half a second late."""
 
 
+_CHILD_DELAY: Final = 0.1
+"""A Deployment and its pods change several times within a moment on their way; one pass and one status will do."""
+
 _Told = tuple[tuple[Any, ...], Key | None]
 """What has to change in an object of ours for it to deserve a pass, and the profile that it refers to."""
 
@@ -54,7 +57,7 @@ class Mapper:
         elif fresh and (kind != POD or _pod_facts(known) != _pod_facts(now)):
             for owner in {server_of(o) for o in (known, now) if o}:
                 if owner:
-                    self._add(Key(SERVER, namespace, owner), 0.0)
+                    self._add(Key(SERVER, namespace, owner), _CHILD_DELAY)
 
     def believed(self, kind: Kind, namespace: str | None) -> dict[Key, str | None]:
         """What is thought to exist of a kind, with the version that is known of it."""

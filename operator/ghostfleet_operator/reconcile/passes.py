@@ -55,6 +55,8 @@ class Memory:
     """When everything is due to be gone through, whether or not anything changed."""
     doubtful: bool = False
     """Whether the API contradicted what the store had: the next pass asks it about everything."""
+    settled: tuple[object, ...] | None = None
+    """What a pass went by that found nothing to do, and would find nothing again."""
     children: ChildMemory = field(default_factory=ChildMemory)
     secret_at: float = -math.inf
     """When the Secret with the tokens was last applied."""

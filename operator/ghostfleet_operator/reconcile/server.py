@@ -40,9 +40,11 @@ from ghostfleet_operator.reconcile.api import (
     Key,
     Kind,
     KubeApi,
+    Object,
 )
 from ghostfleet_operator.reconcile.children import Children, Foreign
 from ghostfleet_operator.reconcile.events import Notice, Recorder, Severity
+from ghostfleet_operator.reconcile.mapping import profile_of
 from ghostfleet_operator.reconcile.observer import WorkObserver
 from ghostfleet_operator.reconcile.passes import DECISIVE, EVERYTHING, Memory, Pass, Settings
 from ghostfleet_operator.reconcile.pods import Pod, owned_pods
@@ -132,7 +134,13 @@ class ServerReconciler:
         tokens = memory.pods.tokens = Tokens.of(self._settings.keys(), uid, epoch_of(raw))
         thorough = self._clock() >= memory.thorough_at
         names = ChildNames.of(name, uid)
+        if not kinds and not thorough and memory.settled is not None:
+            pods = owned_pods(self._store.of_server(POD, namespace, name), names.deployment)
+            await memory.pods.refresh(pods)
+            if self._basis(raw, memory, pods) == memory.settled:
+                return self._spread(self._settings.observe_seconds)
         run = Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names, tokens, thorough)
+        before = self._known(raw)
         try:
             await self._work(run)
         except (Conflict, Invalid):
@@ -140,11 +148,41 @@ class ServerReconciler:
             memory.doubtful = True
             raise
         memory.doubtful = False
+        # What changed while the pass was under way may have come too late for it.
+        quiet = self._known(raw) == before and self._is_at_rest(run)
+        memory.settled = self._basis(raw, memory, run.pods) if quiet else None
         now = self._clock()
         if thorough and run.complete:
             memory.thorough_at = now + self._spread(self._settings.resync_seconds)
         delay = self._settings.resync_seconds if run.delay is None else run.delay
         return min(delay, memory.thorough_at - now) if memory.thorough_at > now else delay
+
+    def _known(self, raw: Object) -> tuple[object, ...]:
+        """Versions of everything that a pass over a server reads."""
+        meta, reference = raw["metadata"], profile_of(raw)
+        places = [(SERVER, meta["namespace"], meta["name"])]
+        places += [(reference.kind, reference.namespace, reference.name)] if reference else []
+        own = [found and found["metadata"]["resourceVersion"] for found in (self._store.get(*p) for p in places)]
+        return *own, self._store.versions(meta["namespace"], meta["name"])
+
+    def _basis(self, raw: Object, memory: Memory, pods: list[Pod]) -> tuple[object, ...]:
+        """All that a pass over a server at rest goes by."""
+        told = [(r.name, r.ready, r.revision, r.hash, r.reason) for r in memory.pods.replicas(pods)]
+        return *self._known(raw), told, memory.pods.tokens
+
+    def _is_at_rest(self, run: Pass) -> bool:
+        """Whether only an event could make the next pass differ from this one, not time."""
+        return (
+            run.complete
+            and not run.kinds
+            and bool(run.pods)
+            and run.plan is not None
+            and run.truth is not None
+            and run.truth.canary is None
+            and run.delay is not None
+            and run.delay >= self._settings.observe_seconds * (1 - _SPREAD)
+            and all(pod.ready and pod.address for pod in run.pods)
+        )
 
     async def _reader(self, namespace: str, name: str, kinds: Collection[Kind]) -> Reader:
         """A reader that has the ConfigMap already.

@@ -9,17 +9,17 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL, selector
-from ghostfleet_operator.reconcile.api import OWN, Kind, KubeApi, Object, kind_of, namespace_of
+from ghostfleet_operator.reconcile.api import OWN, POD, Kind, KubeApi, Object, kind_of, namespace_of
 
-_Place = tuple[Kind, str, str]
+Place = tuple[Kind, str, str]
 
 
 class Store:
     """The newest version seen of each object, found by name or by the server it belongs to."""
 
     def __init__(self) -> None:
-        self._objects: dict[_Place, Object] = {}
-        self._of_server: dict[tuple[str, str], set[_Place]] = {}
+        self._objects: dict[Place, Object] = {}
+        self._of_server: dict[tuple[str, str], set[Place]] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -32,8 +32,9 @@ class Store:
         if known and not _newer(meta, known["metadata"]):
             return False
         self.forget(*place)
-        # Field ownership is the larger half of many objects, and nothing here reads it.
-        self._objects[place] = {**obj, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
+        # Field ownership is the larger half of many objects, and the spec that of pods; nothing here reads them.
+        kept = {k: v for k, v in obj.items() if kind != POD or k != "spec"}
+        self._objects[place] = {**kept, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
         if owner := server_of(obj):
             self._of_server.setdefault((meta["namespace"], owner), set()).add(place)
         return True
@@ -54,6 +55,11 @@ class Store:
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """The newest version seen."""
         return self._objects.get((kind, namespace, name))
+
+    def versions(self, namespace: str, server: str) -> dict[Place, str]:
+        """Versions of all objects that carry the label of a server."""
+        places = self._of_server.get((namespace, server), ())
+        return {place: self._objects[place]["metadata"]["resourceVersion"] for place in places}
 
     def of_server(self, kind: Kind, namespace: str, server: str) -> list[Object]:
         """Objects of a kind that carry the label of a server, sorted by name."""
@@ -89,7 +95,7 @@ class Reader:
         self._api = api
         self._store = store
         self._live = live
-        self._read: dict[_Place, Object | None] = {}
+        self._read: dict[Place, Object | None] = {}
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """The object. That it is absent is always asked of the API."""
@@ -105,7 +111,7 @@ class Reader:
         self._store.see(answer)
         self._read[kind_of(answer), namespace_of(answer), meta["name"]] = answer
 
-    async def _fresh(self, place: _Place) -> Object | None:
+    async def _fresh(self, place: Place) -> Object | None:
         found = await self._api.get(*place)
         if found is None:
             self._store.forget(*place)

@@ -23,9 +23,9 @@ from tests.apiserver.hollow import Hollow
 pytestmark = pytest.mark.soak
 SOAK = os.environ.get("GHOSTFLEET_SOAK") == "1"
 
-CALLS = 80
+CALLS = 70
 """More calls than a life has; cases beyond the last one are counted as not reached."""
-START_CALLS = 40
+START_CALLS = 32
 """Likewise of a process that starts."""
 
 WITHIN = 100.0

@@ -154,3 +154,14 @@ async def test_an_idle_budget_fills_up_to_its_burst_and_no_further() -> None:
     for _ in range(6):
         await budget.take()
     assert abs(clock.now - 1000.1) < 1e-6
+
+
+async def test_a_paused_budget_lets_nobody_write_and_has_no_burst_afterwards() -> None:
+    clock = Clock()
+    budget = WriteBudget(rate=10.0, burst=5, clock=clock, sleep=clock.sleep)
+    budget.pause(3.0)
+    budget.pause(1.0)
+    await budget.take()
+    assert 3.0 <= clock.now <= 3.2
+    await budget.take()
+    assert clock.now >= 3.1
