@@ -11,7 +11,7 @@ from ghostfleet_operator.kinds.reference import code, type_text
 from ghostfleet_operator.kinds.schema import fields, structural
 from ghostfleet_simulator.arguments import PROCESS_OPTIONS, settings
 from ghostfleet_simulator.config import LIVE_FIELDS, ServerConfig
-from ghostfleet_simulator.metrics import http, lora, own, process, sleep, vllm
+from ghostfleet_simulator.metrics import http, lora, offload, own, process, sleep, vllm
 from ghostfleet_simulator.metrics.families import Family, Kind
 from ghostfleet_simulator.metrics.render import bound_text
 
@@ -178,7 +178,9 @@ def _table(families: Iterable[Family], common: tuple[str, ...] = ()) -> str:
 def metrics() -> str:
     """The page of the metrics."""
     return _NOTICE + _METRICS.format(
-        engine=_table([*_families(vllm), *_families(lora), *_families(sleep)], ("model_name", "engine")),
+        engine=_table(
+            [*_families(vllm), *_families(lora), *_families(offload), *_families(sleep)], ("model_name", "engine")
+        ),
         http=_table(_families(http)),
         process=_table(process.FAMILIES),
         own=_table(own.FAMILIES),

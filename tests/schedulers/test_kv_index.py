@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -156,6 +157,26 @@ def test_a_restarted_server_begins_anew(serve: Serve, index: Index) -> None:
     assert index.score(second.pod, prompt) == second.found(prompt) == 4
     second.connect(index)
     compare(second, index, 10)
+
+
+def test_a_block_that_is_only_in_host_memory_counts_for_less(serve: Serve, index: Index, tmp_path: Path) -> None:
+    """0.8 each, the index's own weight of that tier; the engine brings them back."""
+    file = tmp_path / "server.yaml"
+    size = {"blocks": 17, "bytesPerToken": "1Ki", "tiers": [{"medium": "CPU", "capacity": "4Mi"}]}
+    file.write_text(json.dumps({"model": {"name": "m", "maxModelLen": 256}, "kvCache": size}))
+    server = Server(serve, "--config", str(file), "--enable-prompt-tokens-details")
+    server.connect(index)
+    prompt = list(range(100, 165))
+    server.found(prompt)
+    time.sleep(0.2)
+    for number in range(4):
+        server.found([1700 + number] * 65)
+        time.sleep(0.1)
+    server.settle(index)
+    assert index.score(server.pod, prompt) == pytest.approx(4 * 0.8)
+    assert server.found(prompt) == 4
+    server.settle(index)
+    assert index.score(server.pod, prompt) == 4
 
 
 def test_a_reset_empties_the_index(serve: Serve, index: Index) -> None:

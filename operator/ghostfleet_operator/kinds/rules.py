@@ -164,6 +164,12 @@ SERVER_LATER: Final = (
     Later("failures*", "not both", "A `Crash` comes after a time, or at requests; not both."),
     Later("failures*", "below 100ms", "`period` is at least 100ms."),
     Later("failures*", "whole number of bytes|1 byte and 1024Ti", "A size is whole bytes: 1 to 1024Ti."),
+    Later("kvCache*", "whole number of bytes|1 byte and 1024Ti", "A size of `kvCache` is whole bytes: 1 to 1024Ti."),
+    Later("kvCache.tiers*", "one CPU tier", "`kvCache.tiers` are one `CPU` tier, and then perhaps one `Disk` tier."),
+    Later("kvCache.tiers*", "by their hashes", "`kvCache.tiers` need `kvCache.enablePrefixCaching`."),
+    Later("kvCache.tiers*", "does not hold one block", "Each of `kvCache.tiers` holds at least one block."),
+    Later("kvEvents*", "is not a port", "Ports in endpoints of `kvEvents` are at most 65535."),
+    Later("kvEvents*", "already the port", "`kvEvents.endpoint` and `kvEvents.replayEndpoint` have different ports."),
     Later("pod.*", "is not a key", "Keys of labels and annotations are `[prefix/]name`, as in Kubernetes."),
     Later("pod.resources.*", "more than the limit", "A request of `pod.resources` is at most its limit."),
 )

@@ -255,7 +255,7 @@ class KVEventsEndpoint(Observed):
     """Where one server publishes its KV events."""
 
     endpoint: Annotated[str | None, Field(max_length=253)] = None
-    """What a subscriber connects to; for a server that itself connects, what it connects to."""
+    """What a subscriber connects to, or what the server connects to."""
 
     replay_endpoint: Annotated[str | None, Field(max_length=253)] = None
     """What sends batches again, if anything does."""

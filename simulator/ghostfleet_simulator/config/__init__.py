@@ -23,9 +23,11 @@ from ghostfleet_simulator.config.engine import (
     Engine,
     HashAlgorithm,
     KVCache,
+    KVTier,
     ModelSettings,
     Scheduling,
     SchedulingPolicy,
+    TierMedium,
 )
 from ghostfleet_simulator.config.failures import (
     AT_REQUESTS,
@@ -105,6 +107,7 @@ __all__ = [
     "Http",
     "KVCache",
     "KVEvents",
+    "KVTier",
     "LatencyCalculator",
     "LengthBucket",
     "LengthDistribution",
@@ -134,6 +137,7 @@ __all__ = [
     "StepTimeTiming",
     "Switch",
     "TableTiming",
+    "TierMedium",
     "Whole",
     "binds",
     "parse_selector",

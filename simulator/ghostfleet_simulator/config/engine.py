@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from ghostfleet_simulator.config.base import Flag, Name, Settings, Switch, Whole, distinct
-from ghostfleet_simulator.units import Probability
+from ghostfleet_simulator.config.base import Flag, Name, Settings, Switch, Whole, distinct, problem
+from ghostfleet_simulator.units import Duration, Probability, Size
 from ghostfleet_simulator.versions import NEWEST, OLDEST, Conduct, conduct, known
 
 VLLM_VERSION: Final = NEWEST
@@ -181,6 +181,54 @@ class HashAlgorithm(StrEnum):
     XXHASH_CBOR = "xxhash_cbor"
 
 
+class TierMedium(StrEnum):
+    """What a tier beside the GPU is."""
+
+    CPU = "CPU"
+    DISK = "Disk"
+
+
+_TIER_DEFAULTS: Final = {
+    TierMedium.CPU: (Size.parse("20G"), Size.parse("20G"), Duration(1_000)),
+    TierMedium.DISK: (Size.parse("7G"), Size.parse("5G"), Duration(80_000)),
+}
+"""Read rate, write rate and latency: of host memory over PCIe, and of an NVMe disk of the fourth generation."""
+
+
+class KVTier(Settings):
+    """A tier that KV-cache blocks are offloaded to."""
+
+    medium: TierMedium
+    """`CPU` is host memory; `Disk` is behind it and needs it."""
+
+    capacity: Size
+    """What it holds."""
+
+    read_bandwidth: Size | None = None
+    """Bytes per second that come out of it. 20G for `CPU` and 7G for `Disk` if not given."""
+
+    write_bandwidth: Size | None = None
+    """Bytes per second that go into it. 20G for `CPU` and 5G for `Disk` if not given."""
+
+    latency: Duration | None = None
+    """Time that is added to every transfer. 1us for `CPU` and 80us for `Disk` if not given."""
+
+    @property
+    def read_rate(self) -> int:
+        """Bytes per second."""
+        return (self.read_bandwidth or _TIER_DEFAULTS[self.medium][0]).bytes
+
+    @property
+    def write_rate(self) -> int:
+        """Bytes per second."""
+        return (self.write_bandwidth or _TIER_DEFAULTS[self.medium][1]).bytes
+
+    @property
+    def delay(self) -> Duration:
+        """The latency."""
+        return _TIER_DEFAULTS[self.medium][2] if self.latency is None else self.latency
+
+
 class KVCache(Settings):
     """The paged KV cache."""
 
@@ -200,3 +248,21 @@ class KVCache(Settings):
     """Seed of the block hashes; what `PYTHONHASHSEED` is to vLLM, and taken from that variable where it is not set.
     Without either, vLLM 0.29 and later has a fixed one for the SHA-256 algorithms; else it is random in every process.
     Servers whose hashes shall be equal need an equal seed."""
+
+    bytes_per_token: Size = Size.parse("128Ki")
+    """Keys and values of one token; 128Ki is a model of 8 billion parameters."""
+
+    tiers: Annotated[tuple[KVTier, ...], Field(max_length=2)] = ()
+    """Tiers that blocks are offloaded to: `CPU`, and behind it `Disk`."""
+
+    @model_validator(mode="after")
+    def _tiers_fit(self) -> Self:
+        if [tier.medium for tier in self.tiers] not in ([], [TierMedium.CPU], [TierMedium.CPU, TierMedium.DISK]):
+            raise problem("tiers", "there is one CPU tier, and then perhaps one Disk tier")
+        if self.tiers and not self.enable_prefix_caching:
+            raise problem("tiers", "blocks are offloaded by their hashes, which enablePrefixCaching gives them")
+        size = self.block_size * self.bytes_per_token.bytes
+        for index, tier in enumerate(self.tiers):
+            if tier.capacity.bytes < size:
+                raise problem(f"tiers[{index}].capacity", f"{tier.capacity} does not hold one block of {size} bytes")
+        return self

@@ -43,7 +43,7 @@ class KVEvents(Settings):
     """Whether the server tells which blocks come into its prefix cache and go."""
 
     publisher: Annotated[EventPublisher | None, Flag("kv-events-config.publisher")] = None
-    """`zmq` publishes them by ZeroMQ, which is what happens if nothing is given; `null` publishes nothing."""
+    """`zmq`, or `null` for nobody. `zmq` is what happens if nothing is given."""
 
     endpoint: Annotated[BoundOrConnected, Flag("kv-events-config.endpoint")] = "tcp://*:5557"
     """Endpoint of the PUB socket. It is bound if there is a `*` or `::` in it and if it begins with `ipc` or `inproc`;
@@ -51,18 +51,18 @@ class KVEvents(Settings):
     above 0 adds its number to the port."""
 
     replay_endpoint: Annotated[BoundOrConnected | None, Flag("kv-events-config.replay_endpoint")] = None
-    """Endpoint of the ROUTER socket that sends batches again, always bound; without it there is none. A rank above 0
-    adds its number to the port."""
+    """Endpoint of the ROUTER socket that sends batches again. It is always bound. Without it there is none. A rank
+    above 0 adds its number to the port."""
 
     buffer_steps: Annotated[Whole, Field(ge=0, le=10_000_000), Flag("kv-events-config.buffer_steps")] = 10_000
     """Batches that are kept to be sent again, the last ones."""
 
     hwm: Annotated[Whole, Field(ge=0, le=2**31 - 1), Flag("kv-events-config.hwm")] = 100_000
-    """High-water mark of the PUB socket: batches that wait for one slow subscriber; it misses further ones. 0 sets no
-    limit."""
+    """High-water mark of the PUB socket. It counts batches that wait for one slow subscriber, which misses further
+    ones. 0 sets no limit."""
 
     max_queue_size: Annotated[Whole, Field(ge=0, le=2**31 - 1), Flag("kv-events-config.max_queue_size")] = 100_000
-    """Batches that wait to be published, which happens only with an injected delay; further ones are lost. 0 sets no
+    """Batches that may wait to be published. That happens only with an injected delay; further ones are lost. 0 sets no
     limit."""
 
     topic: Annotated[str, StringConstraints(max_length=1024), Flag("kv-events-config.topic")] = ""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from ghostfleet_simulator.config import Backend, Lora, Profile, ServerConfig
 from ghostfleet_simulator.engine.adapters import Adapter, Place
 from ghostfleet_simulator.engine.batches import BatchPacer
-from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.pacing import Pacer
 from ghostfleet_simulator.engine.requests import RequestPacer
 from ghostfleet_simulator.engine.scheduler import Scheduler
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 from ghostfleet_simulator.engine.step import Step
+from ghostfleet_simulator.engine.tiers import Tiers
 
 
 class Engine:
@@ -63,17 +63,19 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Sequences in the queue, preempted ones included."""
-        return len(self._scheduler.waiting) + len(self._pacer.arriving)
+        return len(self._scheduler.waiting) + len(self._scheduler.loading) + len(self._pacer.arriving)
 
     @property
     def deferred(self) -> int:
-        """Those of the waiting that others may overtake, because their adapter finds no room."""
-        return len(self._scheduler.deferred)
+        """Those of `waiting` that wait for an adapter to stop, or for blocks from a tier, and not for room."""
+        scheduler = self._scheduler
+        return len(scheduler.deferred) + len(scheduler.loading) + scheduler.fetching
 
     @property
     def sequences(self) -> list[Sequence]:
         """Every sequence that has not ended: the running ones, then the queue."""
-        return [*self._scheduler.running, *self._scheduler.waiting, *self._pacer.arriving]
+        scheduler = self._scheduler
+        return [*scheduler.running, *scheduler.loading, *scheduler.waiting, *self._pacer.arriving]
 
     @property
     def cached_blocks(self) -> list[bytes]:
@@ -158,14 +160,25 @@ class Engine:
             leaving_us = leaving.wake_us()
         scheduler = self._scheduler
         events = scheduler.events
+        ended = bool(step.tokens) or pacer.stepped or leaving.stepped or (self._aborted and not self.running)
+        self._aborted = False
+        if scheduler.tiers is not None:
+            ended = self._transfer(scheduler.tiers, step, now_us, ended=ended)
         recorded = len(events) if events else 0
         pacer.plan(step, now_us)
-        if events:
-            self._tell(step, events, len(events) if pacer.ahead else recorded)
-        self._aborted = False
+        if events and ended:
+            # What vLLM publishes when it has processed a step's output (Scheduler.update_from_output). An abort that
+            # leaves nothing to do makes it run an empty step.
+            count = len(events) if pacer.ahead else recorded
+            step.cache_events = events[:count]
+            del events[:count]
+        if scheduler.tiers is not None and (tiers_us := scheduler.tiers.wake_us) is not None:
+            step.wake_us = tiers_us if step.wake_us is None else min(step.wake_us, tiers_us)
         if scheduler.queried_tokens:
             step.queried_tokens, step.hit_tokens = scheduler.queried_tokens, scheduler.hit_tokens
+            step.loaded_tokens, step.loaded_from_disk = scheduler.loaded_tokens, scheduler.loaded_from_disk
             scheduler.queried_tokens = scheduler.hit_tokens = 0
+            scheduler.loaded_tokens = scheduler.loaded_from_disk = 0
         step.preempted += self._preempted_between
         self._preempted_between = 0
         if leaving_us is not None:
@@ -173,14 +186,16 @@ class Engine:
         self.preemptions += step.preempted
         return step
 
-    def _tell(self, step: Step, events: list[CacheEvent], count: int) -> None:
-        """Let the first `count` events go with the step, if one ended (vLLM 0.33 Scheduler.update_from_output).
-
-        An abort that leaves nothing to do makes vLLM run an empty step.
-        """
-        if step.tokens or self._pacer.stepped or self._leaving.stepped or (self._aborted and not self.running):
-            step.cache_events = events[:count]
-            del events[:count]
+    def _transfer(self, tiers: Tiers, step: Step, now_us: int, *, ended: bool) -> bool:
+        """Move blocks between tiers. Returns whether events may be told: while blocks move vLLM makes empty steps."""
+        moved, fetched = tiers.settle(now_us)
+        for seq in reversed(fetched):
+            self._scheduler.fetched(seq)
+        if ended:
+            tiers.begin(now_us)
+        step.transfers, tiers.ended = tiers.ended, []
+        step.offload_failures, tiers.failures = tiers.failures, 0
+        return ended or (moved and not self.running)
 
     def _produce(self, due: list[Sequence], step: Step, now_us: int) -> list[Sequence]:
         """Give each of `due` its token; returns those that go on, with the blocks for their next one."""
@@ -196,6 +211,7 @@ class Engine:
                 step.first.append(seq)
                 step.prompt_tokens += len(seq.prompt)
                 step.cached_tokens += seq.cached_tokens
+                step.cached_elsewhere += seq.loaded if not seq.preemptions else 0
             seq.last_token_us = now_us
             if produced == seq.target:
                 ended.append(seq)

@@ -5,10 +5,13 @@ Source: vLLM 0.33 v1/core/kv_cache_manager.py and v1/core/single_type_kv_cache_m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ghostfleet_simulator.engine.blocks import BlockPool
 from ghostfleet_simulator.engine.cache_events import BlockStored, CacheEvent
 from ghostfleet_simulator.engine.hashing import BlockHasher
 from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.engine.tiers import Tiers
 
 
 class PrefixCache:
@@ -27,6 +30,13 @@ class PrefixCache:
         self._forgotten = 0
         """`BlockPool.forgotten` then."""
         self._events = events
+        self.tiers: Tiers | None = None
+        """Where blocks go to that are stored, if anywhere."""
+
+    def following(self, seq: Sequence, blocks: int) -> Iterator[bytes]:
+        """The hashes of the blocks behind the first `blocks` of `seq`, but for what has to be computed anyway."""
+        for index in range(blocks, (seq.num_tokens - 1) // self._block_size):
+            yield seq.block_hashes[index] if index < len(seq.block_hashes) else self._hasher.following(seq)
 
     def find(self, seq: Sequence) -> list[int]:
         """The blocks that hold the beginning of `seq`; never its last token, which has to be computed."""
@@ -52,6 +62,8 @@ class PrefixCache:
             store(seq.blocks[index], hashes[index] if index < known else following(seq))
         if self._events is not None:
             self._events.append(self._event(seq, seq.stored, full))
+        if self.tiers is not None:
+            self.tiers.offer(hashes[seq.stored : full])
         seq.stored = full
 
     def report_found(self, seq: Sequence, blocks: int) -> None:

@@ -138,7 +138,7 @@ class RequestPacer(Pacer):
             running = len(scheduler.running)
             for seq in admitted:
                 # A recomputed sequence pays for its prompt and what it had said; what the prefix cache holds is free.
-                begin_us = at_us if seq.preemptions else max(seq.queued_us, freed_us)
+                begin_us = at_us if seq.preemptions or seq.loaded else max(seq.queued_us, freed_us)
                 if seq.lora is not None:
                     begin_us = max(begin_us, self._loaded_us.get(seq.lora.id, 0))
                 seq.due_us = begin_us + self._first_token_us(seq, running)

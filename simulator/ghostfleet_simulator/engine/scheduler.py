@@ -20,6 +20,7 @@ from ghostfleet_simulator.engine.hashing import BlockHasher
 from ghostfleet_simulator.engine.prefix_cache import PrefixCache
 from ghostfleet_simulator.engine.queues import WaitingQueue
 from ghostfleet_simulator.engine.sequence import Sequence, Status
+from ghostfleet_simulator.engine.tiers import Tiers
 
 
 class Scheduler:
@@ -46,6 +47,10 @@ class Scheduler:
             if cache.enable_prefix_caching
             else None
         )
+        self.tiers = Tiers(cache, self.events) if cache.tiers and self._cache is not None else None
+        """Where blocks are offloaded to, if anywhere."""
+        if self._cache is not None:
+            self._cache.tiers = self.tiers
         self._by_priority = scheduling.policy is SchedulingPolicy.PRIORITY
         self._chunked = scheduling.enable_chunked_prefill
         self._threshold = scheduling.long_prefill_token_threshold
@@ -64,6 +69,10 @@ class Scheduler:
         """Nobody in the queue can be admitted before an adapter stops to run or another sequence comes."""
         self.running: dict[Sequence, None] = {}
         """In the order of admission."""
+        self.loading: dict[Sequence, None] = {}
+        """Those that wait for blocks from a tier; they have a place for them."""
+        self.fetching = 0
+        """Waiting sequences that the last pass over the queue passed over because of blocks on their way."""
         self.prefilling: dict[Sequence, None] = {}
         """The running sequences whose prompt is not computed whole, in the order of admission."""
         self.chunks: dict[Sequence, tuple[int, int]] = {}
@@ -72,6 +81,8 @@ class Scheduler:
         """Tokens of sequences that were looked up in the prefix cache and admitted, since the caller set it to 0."""
         self.hit_tokens = 0
         """Those of them that were there. Neither counts the readmission of a preempted sequence."""
+        self.loaded_tokens = self.loaded_from_disk = 0
+        """Tokens of sequences that were admitted that came from a tier, and those of them that were on disk only."""
 
     def fits(self, seq: Sequence) -> bool:
         """Whether the sequence could run to its end if it were alone; its last token is never computed."""
@@ -95,8 +106,13 @@ class Scheduler:
                 self._cache.store(seq, seq.num_tokens - 1)
             self._release(seq)
         elif seq.status is not Status.FINISHED:
-            self.waiting.remove(seq)
+            if seq.status is Status.LOADING:
+                del self.loading[seq]
+            else:
+                self.waiting.remove(seq)
             self.deferred.discard(seq)
+            self.pool.give_back(seq.blocks)
+            seq.blocks = []
         seq.status = Status.FINISHED
 
     def grow(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -157,22 +173,28 @@ class Scheduler:
             seq = self.waiting.head
             if seq.lora is not None and not self.adapters.has_room_for(seq.lora):
                 passed_over.append(self.waiting.pop())
+                self.deferred.add(seq)
                 continue
-            found = self._cache.find(seq) if self._cache is not None and seq.reads_prefix_cache else []
-            reused = len(found) * self.block_size
+            held = len(seq.blocks)  # by one whose blocks came from a tier
+            found = self._cache.find(seq) if self._cache is not None and seq.reads_prefix_cache and not held else []
+            reused = (held or len(found)) * self.block_size
             chunk = min(seq.num_tokens - reused, limit)
             if chunk > budget:
                 if not self._chunked:
                     break
                 chunk = budget
-            need = self._blocks_for(seq.num_tokens if self._reserve else reused + chunk) - len(found)
+            need = self._blocks_for(seq.num_tokens if self._reserve else reused + chunk) - len(found) - held
             spared = self._watermark if self.running else 0
             if need + pool.ownerless(found) + spared > pool.free:
                 break
+            if self.tiers is not None and seq.reads_prefix_cache and not held:
+                seq.loaded = seq.loaded_from_disk = 0
+                if self._fetch(seq, found, passed_over, self.tiers, now_us):
+                    continue
             self.waiting.pop()
             pool.share(found)
-            seq.blocks = found + pool.take(self._blocks_for(reused + chunk) - len(found))
-            seq.stored, seq.computed, seq.reused = len(found), reused, reused
+            seq.blocks += found + pool.take(self._blocks_for(reused + chunk) - len(found) - held)
+            seq.stored, seq.computed, seq.reused = held or len(found), reused, reused
             if seq.reports_hits and self._cache is not None:
                 self._cache.report_found(seq, len(found))
             self._start(seq, now_us)
@@ -180,11 +202,44 @@ class Scheduler:
             self._compute(seq, chunk)
             admitted.append(seq)
         if passed_over:
-            self.deferred.update(passed_over)
-            self._all_deferred = not self.waiting
+            self._all_deferred = not self.waiting and self.deferred.issuperset(passed_over)
             for seq in reversed(passed_over):
                 self.waiting.put_back(seq)
+        self.fetching = sum(seq not in self.deferred for seq in passed_over)
         return budget, admitted
+
+    def fetched(self, seq: Sequence) -> None:
+        """The blocks of a sequence have come from a tier: it is the next to be admitted, and they can be found."""
+        if seq.status is not Status.LOADING or self._cache is None:
+            return
+        del self.loading[seq]
+        seq.status = Status.PREEMPTED if seq.preemptions else Status.WAITING
+        self._cache.store(seq, len(seq.blocks) * self.block_size)
+        self.waiting.put_back(seq)
+        self._all_deferred = False
+
+    def _fetch(self, seq: Sequence, found: list[int], passed_over: list[Sequence], tiers: Tiers, now_us: int) -> bool:
+        """Have the blocks behind those `found` come from a tier, if any are there; whether the queue's head waits now.
+
+        vLLM 0.33: WAITING_FOR_REMOTE_KVS, or passed over while blocks are on their way to host memory.
+        """
+        if self._cache is None:
+            return False
+        hashes, ready = tiers.find(self._cache.following(seq, len(found)), now_us)
+        if not hashes or len(hashes) + self.pool.ownerless(found) > self.pool.free:
+            return False
+        self.waiting.pop()
+        self.deferred.discard(seq)
+        if not ready:
+            passed_over.append(seq)
+            return True
+        self.pool.share(found)
+        seq.blocks = found + self.pool.take(len(hashes))
+        seq.stored, seq.status = len(found), Status.LOADING
+        seq.loaded = len(hashes) * self.block_size
+        seq.loaded_from_disk = tiers.load(seq, hashes, now_us) * self.block_size
+        self.loading[seq] = None
+        return True
 
     def preempt_all(self) -> list[Sequence]:
         """Preempt every running sequence; they stand in the queue as they ran. Returns them."""
@@ -204,7 +259,9 @@ class Scheduler:
         if seq.preemptions == 0 and self._cache is not None and seq.reads_prefix_cache:
             seq.cached_tokens = seq.reused
             self.queried_tokens += seq.num_tokens
-            self.hit_tokens += seq.reused
+            self.hit_tokens += seq.reused - seq.loaded
+            self.loaded_tokens += seq.loaded
+            self.loaded_from_disk += seq.loaded_from_disk
         self.running[seq] = self.prefilling[seq] = None
 
     def _compute(self, seq: Sequence, chunk: int) -> bool:

@@ -32,6 +32,7 @@ class Status(Enum):
     """Where a sequence is in its life (vLLM 0.33 v1/request.py)."""
 
     WAITING = "waiting"
+    LOADING = "loading"
     RUNNING = "running"
     PREEMPTED = "preempted"
     FINISHED = "finished"
@@ -71,6 +72,8 @@ class Sequence:
         "found",
         "id",
         "last_token_us",
+        "loaded",
+        "loaded_from_disk",
         "lora",
         "max_tokens",
         "order",
@@ -144,6 +147,8 @@ class Sequence:
         """How many of `blocks` can be found in the prefix cache, from the first."""
         self.reused = 0
         """Tokens that were in the prefix cache when it was admitted last; they are not computed."""
+        self.loaded = self.loaded_from_disk = 0
+        """Those of `reused` that came from a tier beside the GPU, and those of them that were on disk only."""
         self.cached_tokens = 0
         """Tokens that were in the prefix cache when it was first admitted."""
         self.preemptions = 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence as List
 
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.sequence import Sequence
+from ghostfleet_simulator.engine.tiers import Transfer
 
 
 class Step:
@@ -14,15 +15,20 @@ class Step:
 
     __slots__ = (
         "cache_events",
+        "cached_elsewhere",
         "cached_tokens",
         "finished",
         "first",
         "gaps",
         "hit_tokens",
+        "loaded_from_disk",
+        "loaded_tokens",
+        "offload_failures",
         "preempted",
         "prompt_tokens",
         "queried_tokens",
         "tokens",
+        "transfers",
         "wake_us",
     )
 
@@ -43,6 +49,14 @@ class Step:
         """Tokens of the sequences that were admitted for the first time, as far as the prefix cache is on."""
         self.hit_tokens = 0
         """Those of `queried_tokens` that were in the prefix cache."""
+        self.loaded_tokens = self.loaded_from_disk = 0
+        """Those of them that came from a tier beside the GPU, and those of these that were on disk only."""
+        self.cached_elsewhere = 0
+        """Those of `cached_tokens` that came from such a tier."""
+        self.transfers: List[Transfer] = ()
+        """Transfers between such a tier and the GPU that have ended."""
+        self.offload_failures = 0
+        """Times that there was no room in host memory for what was to be offloaded."""
         self.preempted = 0
         """Sequences that lost their blocks."""
         self.cache_events: List[CacheEvent] = ()

@@ -25,10 +25,15 @@ class Measures:
     prefix_queries: Scalar
     prefix_hits: Scalar
     prefix_hits_on_device: Scalar
+    prefix_hits_on_host: Scalar
+    prefix_hits_on_disk: Scalar
+    external_queries: Scalar
+    external_hits: Scalar
     preemptions: Scalar
     prompt_tokens: Scalar
     prompt_tokens_computed: Scalar
     prompt_tokens_hit: Scalar
+    prompt_tokens_loaded: Scalar
     prompt_tokens_cached: Scalar
     prompt_tokens_recomputed: Scalar | None
     """None where the engine's version does not count them."""

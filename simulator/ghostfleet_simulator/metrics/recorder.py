@@ -14,6 +14,7 @@ from ghostfleet_simulator.metrics.fake import fakes_of
 from ghostfleet_simulator.metrics.families import Time
 from ghostfleet_simulator.metrics.http import HttpMetrics
 from ghostfleet_simulator.metrics.lora import LoraRequests
+from ghostfleet_simulator.metrics.offload import OffloadMetrics
 from ghostfleet_simulator.metrics.own import KVEventMetrics, OwnMetrics
 from ghostfleet_simulator.metrics.process import ProcessMetrics
 from ghostfleet_simulator.metrics.render import Exposition
@@ -41,6 +42,7 @@ class ServerMetrics:
         self.measures = dialect.measures
         self.http = HttpMetrics(now)
         self.own = OwnMetrics(__version__, now)
+        self._offload = OffloadMetrics((config.model.aliases[0], str(engine)), now) if config.kv_cache.tiers else None
         self.kv_events = KVEventMetrics(now) if config.kv_events.enabled else None
         self.requests = RequestLog()
         """The last requests that ended."""
@@ -60,6 +62,7 @@ class ServerMetrics:
             [
                 *process.series,
                 *dialect.series,
+                *(self._offload.series if self._offload else ()),
                 *self.http.series,
                 *self.own.series,
                 *(self.kv_events.series if self.kv_events else ()),
@@ -88,6 +91,13 @@ class ServerMetrics:
             measures.prefix_queries.value += step.queried_tokens
             measures.prefix_hits.value += step.hit_tokens
             measures.prefix_hits_on_device.value += step.hit_tokens
+            if self._offload is not None:
+                measures.external_queries.value += step.queried_tokens - step.hit_tokens
+                measures.external_hits.value += step.loaded_tokens
+                measures.prefix_hits_on_host.value += step.loaded_tokens - step.loaded_from_disk
+                measures.prefix_hits_on_disk.value += step.loaded_from_disk
+        if self._offload is not None:
+            self._offload.on_step(step.transfers, step.offload_failures)
         if self._lora_on:
             self._lora.on_step(step, idle=not (running or waiting or deferred or step.tokens))
         tokens = len(step.tokens)
@@ -98,7 +108,8 @@ class ServerMetrics:
         if prompt_tokens:
             measures.prompt_tokens.value += prompt_tokens
             measures.prompt_tokens_computed.value += prompt_tokens - cached_tokens
-            measures.prompt_tokens_hit.value += cached_tokens
+            measures.prompt_tokens_hit.value += cached_tokens - step.cached_elsewhere
+            measures.prompt_tokens_loaded.value += step.cached_elsewhere
             measures.prompt_tokens_cached.value += cached_tokens
             if measures.prompt_tokens_recomputed is not None:
                 recomputed = sum(seq.cached_tokens + 1 == len(seq.prompt) for seq in step.first)

@@ -112,12 +112,12 @@ EXTERNAL_QUERIES = _counter(
     "external_prefix_cache_queries",
     "External prefix cache queries from KV connector cross-instance cache sharing, in terms of number of queried "
     "tokens.",
-    f"{_IDLE}there is no KV connector.",
+    f"{_ADMITTED} With `kvCache.tiers`: those of the queried tokens that were not on the GPU.",
 )
 EXTERNAL_HITS = _counter(
     "external_prefix_cache_hits",
     "External prefix cache hits from KV connector cross-instance cache sharing, in terms of number of cached tokens.",
-    f"{_IDLE}there is no KV connector.",
+    f"{_ADMITTED} With `kvCache.tiers`: those of them that a tier had.",
 )
 MM_QUERIES = _counter(
     "mm_cache_queries",
@@ -140,7 +140,8 @@ PROMPT_TOKENS = _counter(
 PROMPT_TOKENS_BY_SOURCE = _counter(
     "prompt_tokens_by_source",
     "Number of prompt tokens by source.",
-    f"{_FIRST} `local_cache_hit` are those that its first admission found cached, `local_compute` the others.",
+    f"{_FIRST} `local_cache_hit` are those that its first admission found on the GPU, `external_kv_transfer` those "
+    "that came from a tier of `kvCache.tiers`, `local_compute` the others.",
     "source",
 )
 PROMPT_TOKENS_CACHED = _counter(
@@ -157,7 +158,7 @@ PROMPT_TOKENS_RECOMPUTED = _counter(
 PROMPT_TOKENS_CACHED_BY_SOURCE = _counter(
     "prompt_tokens_cached_by_source",
     "Number of cached prompt tokens by the tier that held them.",
-    f"{_ADMITTED} Always `device`.",
+    f"{_ADMITTED} `device` is the GPU, `host` and `disk` are tiers of `kvCache.tiers`.",
     "source",
 )
 GENERATION_TOKENS = _counter("generation_tokens", "Number of generation tokens processed.", "With every token.")
@@ -320,7 +321,8 @@ class Dialect:
         sleep_state["awake"].value = 1
         kv_usage = self._scalar(KV_USAGE)
         prefix_queries, prefix_hits = self._scalar(PREFIX_QUERIES), self._scalar(PREFIX_HITS)
-        for family in (EXTERNAL_QUERIES, EXTERNAL_HITS, MM_QUERIES, MM_HITS):
+        external_queries, external_hits = self._scalar(EXTERNAL_QUERIES), self._scalar(EXTERNAL_HITS)
+        for family in (MM_QUERIES, MM_HITS):
             self._scalar(family)
         preemptions, prompt_tokens = self._scalar(PREEMPTIONS), self._scalar(PROMPT_TOKENS)
         sources = self._split(PROMPT_TOKENS_BY_SOURCE, "local_compute", "local_cache_hit", "external_kv_transfer")
@@ -338,10 +340,15 @@ class Dialect:
             prefix_queries=prefix_queries,
             prefix_hits=prefix_hits,
             prefix_hits_on_device=tiers["device"],
+            prefix_hits_on_host=tiers["host"],
+            prefix_hits_on_disk=tiers["disk"],
+            external_queries=external_queries,
+            external_hits=external_hits,
             preemptions=preemptions,
             prompt_tokens=prompt_tokens,
             prompt_tokens_computed=sources["local_compute"],
             prompt_tokens_hit=sources["local_cache_hit"],
+            prompt_tokens_loaded=sources["external_kv_transfer"],
             prompt_tokens_cached=cached,
             prompt_tokens_recomputed=recomputed if PROMPT_TOKENS_RECOMPUTED not in self._hidden else None,
             generation_tokens=self._scalar(GENERATION_TOKENS),

@@ -170,6 +170,7 @@ def test_defaults_in_the_schema_are_those_of_the_simulator() -> None:
         "blocks": 16384,
         "enablePrefixCaching": True,
         "prefixCachingHashAlgo": "sha256",
+        "bytesPerToken": "128Ki",
     }
     assert parse_server(filled).spec == parse_server(raw_server()).spec
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -206,6 +207,36 @@ def test_equal_servers_tell_of_equal_blocks(
     assert isinstance(events[0], kind)
     hashes = events[0]["block_hashes"] if isinstance(events[0], dict) else events[0][1]
     assert [len(block_hash) for block_hash in hashes] == [32, 32]
+
+
+def test_tiers_are_told_of_and_measured(serve: Serve, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path) -> None:
+    """Blocks come to host memory, leave the GPU, and come back: events by medium, metrics by source."""
+    file = tmp_path / "server.yaml"
+    size = {"blocks": 9, "bytesPerToken": "1Ki", "tiers": [{"medium": "CPU", "capacity": "1Mi"}]}
+    file.write_text(json.dumps({"model": {"name": "m", "maxModelLen": 128}, "kvCache": size}))
+    told = publishing(serve, context, "--config", str(file), "--enable-prompt-tokens-details")
+    answers = [told.complete([family] * 65) for family in (1, 2, 1)]
+    cached = [answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers]
+    assert cached == [0, 0, 64]
+    events = []
+    while told.subscriber.poll(500):
+        events += told.heard().batch[1]
+    on_host = [e for e in events if e.get("medium") == "CPU"]
+    assert {e["type"] for e in on_host} == {"BlockStored"}
+    assert all(e["token_ids"] == [] and len(e["block_hashes"]) == 1 for e in on_host)
+    assert len(on_host) >= 8
+    metrics = httpx.get(f"{told.served.url}/metrics").text
+    values = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in metrics.splitlines() if line[0] != "#"}
+    labels = 'engine="0",model_name="m"'
+    host = values[f'vllm:prompt_tokens_cached_by_source_total{{{labels},source="host"}}']
+    device = values[f'vllm:prompt_tokens_cached_by_source_total{{{labels},source="device"}}']
+    assert host > 0
+    assert host + device == 64
+    assert values[f"vllm:external_prefix_cache_hits_total{{{labels}}}"] == host
+    assert values[f"vllm:prefix_cache_hits_total{{{labels}}}"] == device
+    assert values[f'vllm:prompt_tokens_by_source_total{{{labels},source="external_kv_transfer"}}'] == host
+    assert values[f"vllm:kv_offload_load_bytes_total{{{labels}}}"] == host * 1024
+    assert values[f"vllm:kv_offload_store_bytes_total{{{labels}}}"] >= 8 * 16 * 1024
 
 
 def test_a_taken_port_ends_the_process_with_one_line(serve: Serve, tmp_path: Any) -> None:
