@@ -6,12 +6,12 @@ import functools
 import os
 import signal
 import ssl
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 from hypothesis import settings
-from tests.sharing import Sharing, turn
+from tests.sharing import Sharing, Turns, is_quiet
 
 SOAK: Final = os.environ.get("GHOSTFLEET_SOAK") == "1"
 
@@ -22,7 +22,11 @@ _SETTINGS: Final = "_hypothesis_internal_use_settings"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Property tests are part of the long matrices: `make test` runs a sample of their examples, a soak many more."""
+    """Property tests are part of the long matrices: `make test` runs a sample of their examples, a soak many more.
+
+    Those that run alone come first, when no worker has begun anything.
+    """
+    items.sort(key=is_quiet, reverse=True)
     for item in items:
         test: Any = getattr(item, "obj", None)
         if not getattr(test, "is_hypothesis_test", False):
@@ -45,8 +49,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(str(line))
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Before any test is read."""
+    config.pluginmanager.register(Turns())
     if not SOAK:
         # The same examples everywhere and every time: a run that fails shows what the change before it did.
         settings.load_profile("ci")
@@ -65,10 +70,3 @@ def _certificates_are_read_once() -> Iterator[None]:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     return Sharing(config, log)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Outside the time that a test is given: waiting for its turn is no fault of its own."""
-    with turn(alone=item.get_closest_marker("quiet") is not None):
-        return (yield)
