@@ -35,10 +35,9 @@ def base_url(kubectl: Kubectl) -> Iterator[str]:
     kubectl("delete", "sms/steady", "--wait")
 
 
-def replaced(kubectl: Kubectl, gone: str) -> bool:
-    """Whether two pods are Ready and `gone`, the UID of one, is not among them."""
-    pods = kubectl.items(*PODS)
-    return len(pods) == 2 and all(_ready(pod) and pod["metadata"]["uid"] != gone for pod in pods)
+def serving(kubectl: Kubectl) -> list[Object]:
+    """The pods that are Ready and stay, those of an earlier test not among them."""
+    return [pod for pod in kubectl.items(*PODS) if _ready(pod) and "deletionTimestamp" not in pod["metadata"]]
 
 
 def _ready(pod: Object) -> bool:
@@ -46,11 +45,17 @@ def _ready(pod: Object) -> bool:
     return any(found["type"] == "Ready" and found["status"] == "True" for found in conditions)
 
 
+def replaced(kubectl: Kubectl, gone: str) -> bool:
+    """Whether two pods serve and `gone`, the UID of one, is not among them."""
+    uids = {pod["metadata"]["uid"] for pod in serving(kubectl)}
+    return len(uids) == 2 and gone not in uids
+
+
 def test_a_drained_node_loses_no_request(kubectl: Kubectl, base_url: str) -> None:
     """Evicted pods end their streams first; the server has its replicas again on the nodes that are left."""
     workers = {node["metadata"]["name"] for node in kubectl.items(*WORKERS)}
     assert len(workers) >= 2, "the cluster needs two workers (E2E_WORKERS)"
-    pod = next(pod for pod in kubectl.items(*PODS) if pod["spec"]["nodeName"] in workers)
+    pod = next(pod for pod in serving(kubectl) if pod["spec"]["nodeName"] in workers)
     node = pod["spec"]["nodeName"]
     try:
         with Load(base_url, "steady") as load:
@@ -59,7 +64,7 @@ def test_a_drained_node_loses_no_request(kubectl: Kubectl, base_url: str) -> Non
             until("the evicted pod replaced", lambda: replaced(kubectl, pod["metadata"]["uid"]), 120)
         assert load.endings.total() >= CLIENTS
         assert set(load.endings) == {WHOLE}, load.endings
-        assert node not in {pod["spec"]["nodeName"] for pod in kubectl.items(*PODS)}
+        assert node not in {pod["spec"]["nodeName"] for pod in serving(kubectl)}
         kubectl("wait", "sms/steady", "--for=condition=Ready", "--timeout=60s")
     finally:
         kubectl("uncordon", node)
@@ -67,7 +72,7 @@ def test_a_drained_node_loses_no_request(kubectl: Kubectl, base_url: str) -> Non
 
 def test_a_killed_pod_takes_its_own_streams_with_it_and_no_others(kubectl: Kubectl, base_url: str) -> None:
     """Clients of that pod see a connection that breaks, as with a real server; the rest see nothing."""
-    pod = kubectl.items(*PODS)[0]["metadata"]
+    pod = serving(kubectl)[0]["metadata"]
     with Load(base_url, "steady") as load:
         time.sleep(1)
         kubectl("delete", "pod", pod["name"], "--grace-period=0", "--force")
