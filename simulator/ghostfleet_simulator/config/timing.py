@@ -73,7 +73,7 @@ class SimpleTiming(Settings):
     """Factor on the times when `maxNumSeqs` sequences run; 1 with one sequence and linear in between. At least 1."""
 
     tick: Duration = Duration(1_000_000)
-    """Grid onto which due times are rounded up, so that one wake-up serves all tokens that fall due together."""
+    """Least time between two wake-ups: tokens wait for the next one together. A constant gap between them stays exact."""
 
     @model_validator(mode="after")
     def _plausible(self) -> Self:
