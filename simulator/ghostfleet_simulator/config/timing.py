@@ -73,7 +73,7 @@ class SimpleTiming(Settings):
     """Factor on the times when `maxNumSeqs` sequences run; 1 with one sequence and linear in between. At least 1."""
 
     tick: Duration = Duration(1_000_000)
-    """Least time between two wake-ups: tokens wait for the next one together. A constant gap between them stays exact."""
+    """Least time between two wake-ups; tokens wait for the next one together. Constant gaps between them stay exact."""
 
     @model_validator(mode="after")
     def _plausible(self) -> Self:
