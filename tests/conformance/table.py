@@ -81,6 +81,7 @@ ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
     ("5", "budget, order, admission, preemption, priority, thresholds", _ENGINE + "test_scheduler.py"),
     ("5", "the whole against a naive model of it", _ENGINE + "test_scheduler_machine.py"),
     ("5", "a prompt that was there costs less; the urgent overtake", _PROTOCOL + "test_scheduling.py"),
+    ("5", "where LoRA adapters lie, and who waits while one is loaded", _ENGINE + "test_adapters.py"),
     ("5", "nobody starves, whatever the policy", _ENGINE + "test_starvation.py::test_no_sequence_starves"),
     ("Versions", "every other boundary, metrics included", "tests/simulator/test_versions.py"),
     ("6", "log of a start, sockets, signals, drain and abort", _PROTOCOL + "test_lifecycle.py"),

@@ -78,7 +78,7 @@ class Adapters:
         self._slots: OrderedDict[int, None] = OrderedDict()
         self._host: OrderedDict[int, None] = OrderedDict()
         self._unsettled = False
-        """Some adapter may run without a slot."""
+        """Something has changed since the last step: an adapter may run without a slot, or not be the last one used."""
 
     def use(self, lora: Lora) -> None:
         """Take over how many there can be; what runs goes on, even if it is more."""
@@ -113,12 +113,11 @@ class Adapters:
 
     def settle(self) -> list[Load]:
         """Bring every adapter that runs into a slot, as each step of vLLM's does; what had to be loaded for that."""
-        if not self._unsettled:
+        if not self._unsettled or len(self.running) > self._max_loras:  # slots were taken away under them
             return []
+        loads = [load for users in self.running.values() if (load := self.load(users[-1])) is not None]
         self._unsettled = False
-        if len(self.running) > self._max_loras:  # slots were taken away under them: they share what is left
-            return []
-        return [load for users in self.running.values() if (load := self.load(users[-1])) is not None]
+        return loads
 
     def load(self, adapter: Adapter, *, anew: bool = False) -> Load | None:
         """Bring an adapter into a slot, with `anew` from disk in any case; what was done, None if it was there."""
@@ -128,14 +127,13 @@ class Adapters:
             self._host.pop(adapter.id, None)
             if len(self._host) >= self._host_places:
                 self._slots.pop(self._host.popitem(last=False)[0], None)
-                self._unsettled = True
         self._host[adapter.id] = None
         self._host.move_to_end(adapter.id)
         if adapter.id not in self._slots and len(self._slots) >= self._max_loras:
             self._slots.popitem(last=False)
-            self._unsettled = True
         self._slots[adapter.id] = None
         self._slots.move_to_end(adapter.id)
+        self._unsettled = True
         return None if source is Place.SLOT else Load(adapter, source)
 
     def place(self, adapter: Adapter) -> Place:

@@ -11,6 +11,7 @@ import pytest
 import xxhash
 
 from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.engine.adapters import Adapter
 from ghostfleet_simulator.engine.hashing import BlockHasher
 from ghostfleet_simulator.engine.sequence import Sequence
 
@@ -36,9 +37,9 @@ def hasher(algorithm: str = "sha256", version: str = "0.33.0", **cache: Any) -> 
     return BlockHasher(ServerConfig.model_validate(config), ENTROPY)
 
 
-def counting(prompt: int = 32, salt: str | None = None) -> Sequence:
+def counting(prompt: int = 32, salt: str | None = None, lora: Adapter | None = None) -> Sequence:
     """Tokens 0, 1, 2, ..., of which `prompt` are the prompt."""
-    return Sequence("s", list(range(prompt)), Answer(prompt), 0, cache_salt=salt)
+    return Sequence("s", list(range(prompt)), Answer(prompt), 0, cache_salt=salt, lora=lora)
 
 
 def low_bits(block_hash: bytes) -> int:
@@ -118,6 +119,23 @@ def test_extra_keys_are_tagged_since_0_31() -> None:
     assert hasher(version="0.31").extra_keys(counting(salt="t")) == (("cache_salt", "t"),)
     assert hasher(version="0.30").extra_keys(counting(salt="t")) == ("t",)
     assert hasher().extra_keys(counting()) is None
+
+
+def test_an_adapter_is_in_the_hash_of_every_block_a_salt_in_the_first() -> None:
+    """By its name and path since 0.31, before by its name; in this order, and by name alone in KV events."""
+    sql = Adapter(3, "sql", "/adapters/sql", 8)
+    seq = counting(salt="t", lora=sql)
+    for version, lora, salt in (
+        ("0.31", ("lora", "sql", "/adapters/sql"), ("cache_salt", "t")),
+        ("0.30", "sql", "t"),
+    ):
+        it = hasher(version=version)
+        seq.block_hashes.clear()
+        tokens = tuple(range(32))
+        first = hashlib.sha256(pickle.dumps((it.none_hash, tokens[:16], (lora, salt)), 5)).digest()
+        assert it.following(seq) == first
+        assert it.following(seq) == hashlib.sha256(pickle.dumps((first, tokens[16:], (lora,)), 5)).digest()
+        assert [it.shown_keys(seq, index) for index in (0, 1)] == [("sql", "t"), ("sql",)]
 
 
 def test_it_makes_no_difference_where_the_prompt_ends() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.simulator.engine.drive import Answer, Arrival, arrivals, configs, run
 
 from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.engine.adapters import Adapter
 from ghostfleet_simulator.engine.cache_events import AllBlocksCleared, BlockRemoved, BlockStored, CacheEvent
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -193,6 +194,18 @@ def test_the_salt_is_shown_as_it_is() -> None:
     (stored,) = engine.advance(1000).cache_events
     assert isinstance(stored, BlockStored)
     assert stored.extra_keys == [("pepper",), None]
+
+
+def test_the_adapter_is_named_with_every_block() -> None:
+    """By its name and number beside the blocks, and by its name among the extra keys of each, a salt behind it."""
+    engine = driven(profile=STEPS, lora={"enabled": True})
+    sql = Adapter(3, "sql", "/adapters/sql", 8)
+    engine.add(Sequence("a", list(range(32)), Answer(1), 0, cache_salt="pepper", lora=sql), 0)
+    engine.advance(0)
+    (stored,) = engine.advance(1000).cache_events
+    assert isinstance(stored, BlockStored)
+    assert (stored.lora_id, stored.lora_name) == (3, "sql")
+    assert stored.extra_keys == [("sql", "pepper"), ("sql",)]
 
 
 def test_without_a_prefix_cache_there_are_no_events() -> None:
