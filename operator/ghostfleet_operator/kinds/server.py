@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from ghostfleet_operator.kinds.meta import Condition, Observed, Resource, Time, parse
 from ghostfleet_operator.kinds.pod import ObjectName, Pod
 from ghostfleet_operator.kinds.rollout import Rollout
-from ghostfleet_simulator.config import Behaviour, FixedConfig, KVCache, Profile, Settings
+from ghostfleet_simulator.config import Behaviour, FixedConfig, KVCache, Profile, Settings, check_adapter_names
 from ghostfleet_simulator.problems import InvalidInput, Problem
 
 LONGEST_NAME: Final = 48
@@ -128,6 +128,11 @@ class ServerSpec(Behaviour, FixedConfig):
             raise PydanticCustomError(
                 "settings", "set exactly one of profile and profileRef; {given}", {"given": given}
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_no_models(self) -> Self:
+        check_adapter_names(self.lora, self.model.aliases)
         return self
 
 

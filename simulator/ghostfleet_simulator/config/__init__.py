@@ -48,7 +48,7 @@ from ghostfleet_simulator.config.fake_metrics import Course, Selector, parse_sel
 from ghostfleet_simulator.config.http import Http
 from ghostfleet_simulator.config.kv_events import EventPublisher, KVEvents, binds, tcp_port
 from ghostfleet_simulator.config.lifecycle import Lifecycle
-from ghostfleet_simulator.config.lora import Lora, LoraAdapter, LoraTiming
+from ghostfleet_simulator.config.lora import Lora, LoraAdapter, LoraTiming, check_adapter_names
 from ghostfleet_simulator.config.profile import ApiTiming, Backend, Evidence, Noise, Profile
 from ghostfleet_simulator.config.roofline import CachePrecision, Geometry, Hardware, Precision, RooflineTiming
 from ghostfleet_simulator.config.server import (
@@ -140,6 +140,7 @@ __all__ = [
     "TierMedium",
     "Whole",
     "binds",
+    "check_adapter_names",
     "parse_selector",
     "parse_value",
     "problem",

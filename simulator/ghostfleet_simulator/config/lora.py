@@ -89,6 +89,13 @@ class Lora(Settings):
         return self
 
 
+def check_adapter_names(lora: Lora, aliases: tuple[str, ...]) -> None:
+    """Raises a problem, with the path from the whole configuration, if an adapter is named as the base model is."""
+    for index, adapter in enumerate(lora.adapters):
+        if adapter.name in aliases:
+            raise problem(f"lora.adapters[{index}].name", f"{adapter.name!r} is a served name of the base model")
+
+
 class LoraTiming(Settings):
     """What adapters cost in time."""
 

@@ -17,7 +17,7 @@ from ghostfleet_simulator.config.fake_metrics import FakeMetrics
 from ghostfleet_simulator.config.http import Http
 from ghostfleet_simulator.config.kv_events import KVEvents
 from ghostfleet_simulator.config.lifecycle import Lifecycle
-from ghostfleet_simulator.config.lora import Lora
+from ghostfleet_simulator.config.lora import Lora, check_adapter_names
 from ghostfleet_simulator.config.profile import Profile
 
 
@@ -175,9 +175,7 @@ class ServerConfig(LiveConfig, FixedConfig):
 
     @model_validator(mode="after")
     def _adapters_are_no_models(self) -> Self:
-        for index, adapter in enumerate(self.lora.adapters):
-            if adapter.name in self.model.aliases:
-                raise problem(f"lora.adapters[{index}].name", f"{adapter.name!r} is a served name of the base model")
+        check_adapter_names(self.lora, self.model.aliases)
         return self
 
 
