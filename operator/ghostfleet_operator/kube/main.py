@@ -29,12 +29,23 @@ def run(options: OperatorOptions) -> int:
     logs.set_up(options.log_level, options.log_format)
     # kopf tells of every handler it calls; what matters of that is in our own lines.
     logging.getLogger("kopf").setLevel(logging.DEBUG if options.log_level is LogLevel.DEBUG else logging.WARNING)
+    if options.log_level is not LogLevel.DEBUG:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_without_traceback)
     try:
         return asyncio.run(_serve(options, keys))
     except KubeError as error:
         return _complain(str(error), 1)
     except OSError as error:
         return _complain(f"cannot listen on {options.health_host}:{options.health_port}: {error.strerror}", 1)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Leave the traceback out of what kopf, or asyncio of its callbacks, says of a request that failed: the message has
+    the error."""
+    if record.name.startswith("kopf.") or (record.name == "asyncio" and "/kopf/" in record.getMessage()):
+        record.exc_info = record.exc_text = None
+    return True
 
 
 async def _serve(options: OperatorOptions, keys: KeyFile) -> int:
