@@ -24,7 +24,7 @@ SOAK = os.environ.get("GHOSTFLEET_SOAK") == "1"
 RAW_CASES = 100_000 if SOAK else 500
 WARM_UP = 3_000 if SOAK else 100
 SCHEMA_EXAMPLES = 500 if SOAK else 10
-SCHEMA_SECONDS = 900 if SOAK else 8
+SCHEMA_SECONDS = 900 if SOAK else 30
 GROWTH_BYTES = 96 << 20
 """What a process may have more than after its warm-up: it keeps some of the memory that its largest bodies took."""
 

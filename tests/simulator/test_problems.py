@@ -25,7 +25,7 @@ def _problems(raw: object, prefix: str = "") -> list[str]:
         ([], "must be an object with named fields"),
         ({**_MODEL, "listen": 8000}, "listen: must be an object with named fields"),
         ({**_MODEL, "failures": {}}, "failures: must be a list"),
-        ({**_MODEL, "colour": 1}, "colour: unknown field; allowed are "),
+        ({**_MODEL, "xyz": 1}, "xyz: unknown field; allowed are "),
         (
             {**_MODEL, "profile": {"simple": {"interTokenLatncy": 1}}},
             "profile.simple.interTokenLatncy: unknown field; did you mean 'interTokenLatency'?",
