@@ -126,7 +126,7 @@ def test_an_edited_latency_is_in_the_next_request_and_an_open_stream_goes_on(qui
     """Editing the profile changes the measured time to first token of the next request; no process restarts."""
     alpha = quickstart.replicas()["alpha-0"]
     before = first_token_seconds(alpha["url"])
-    assert 0.2 <= before < 0.45
+    assert 0.2 <= before < 0.8
     stream = Stream(alpha["url"], tokens=250)
     stream.start()
     assert stream.begun.wait(10)
@@ -135,7 +135,7 @@ def test_an_edited_latency_is_in_the_next_request_and_an_open_stream_goes_on(qui
     until(lambda: quickstart.settled(revision=2), "both servers run the new document")
     assert stream.is_alive(), "the stream was to be open while the change came"
     for replica in quickstart.replicas().values():
-        assert 0.9 <= first_token_seconds(replica["url"]) < 1.4
+        assert 0.9 <= first_token_seconds(replica["url"]) < 2
     stream.assert_unharmed()
     after = quickstart.replicas()
     assert after["alpha-0"]["pid"] == alpha["pid"]
@@ -204,7 +204,7 @@ def test_an_invalid_edit_is_told_and_changes_nothing(quickstart: FleetProcess) -
     status = quickstart.run("status")
     assert status.returncode == 3
     assert "spec.simple.timeToFirstToken" in status.stderr
-    assert first_token_seconds(quickstart.replicas()["alpha-0"]["url"]) < 0.45
+    assert first_token_seconds(quickstart.replicas()["alpha-0"]["url"]) < 0.8
     quickstart.edit("timeToFirstToken: 200mz", "timeToFirstToken: 50ms")
     quickstart.until_said("the files are valid again")
     until(lambda: quickstart.settled(revision=2), "the correction is in force")

@@ -161,7 +161,7 @@ async def test_a_silent_pod_is_not_pushed_to_before_it_answers() -> None:
 
 
 async def test_a_hung_pod_holds_up_neither_a_pass_nor_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acknowledgements, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(acknowledgements, "PATIENCE_SECONDS", 0.5)
     pods = [Pod.of(raw(f"p{n}", f"10.0.0.{n}")) for n in range(1, 5)]
     servers = Servers(**{f"10_0_0_{n}": document(1) for n in range(1, 5)})
     run, new = Round(servers), document(2, "9ms")
@@ -173,8 +173,8 @@ async def test_a_hung_pod_holds_up_neither_a_pass_nor_the_others(monkeypatch: py
     assert [run.said(pod).runs(new) for pod in pods] == [False, True, True, True]
     began = time.monotonic()
     assert await run.go(pods, new) == [], "the call that is under way is not made twice"
-    assert time.monotonic() - began < 0.15
-    assert 0.15 < first < 2.0
+    assert time.monotonic() - began < 0.45
+    assert 0.45 < first < 5.0
     assert run.wakes == 0
     servers.hanging.pop("10.0.0.1").set()
     for _ in range(100):

@@ -75,7 +75,7 @@ def test_a_file_may_hold_any_backend_and_a_wrong_one_is_told_in_a_line(serve: Se
     request = {"model": "m", "prompt": "Once", "max_tokens": 5, "ignore_eos": True}
     began = time.monotonic()
     assert httpx.post(f"{server.url}/v1/completions", json=request).json()["usage"]["completion_tokens"] == 5
-    assert 0.15 <= time.monotonic() - began < 1
+    assert 0.15 <= time.monotonic() - began < 3
     for wrong, words in (
         ({"profile": {"backend": "Roofline"}}, "profile.roofline: required with the backend Roofline"),
         (
