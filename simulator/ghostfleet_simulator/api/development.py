@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 from typing import Annotated, Any, Final, Literal
 
@@ -38,7 +37,7 @@ def development(server: SimulatedServer) -> APIRouter:
         return JSONResponse(
             {
                 "vllm_config": _as_text(config) if config_format == "text" else _as_json(config),
-                "vllm_env": {name: os.environ[name] for name in sorted(os.environ) if _told(name)},
+                "vllm_env": {name: server.environ[name] for name in sorted(server.environ) if _told(name)},
                 "system_env": {
                     "os": f"{platform.system()} {platform.release()}",
                     "python_version": platform.python_version(),

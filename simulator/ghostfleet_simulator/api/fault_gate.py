@@ -13,7 +13,6 @@ from ghostfleet_simulator.api.injected import cut_short, end_connection, error_o
 from ghostfleet_simulator.api.protocol import connection_of
 from ghostfleet_simulator.config import Ending, Endpoint, Failure, FailureType
 from ghostfleet_simulator.faults.forced import ForcedInvalid
-from ghostfleet_simulator.runtime.process_faults import crash
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 _ENDPOINTS: Final = {
@@ -81,7 +80,8 @@ class FaultGate:
                 ending = failure.ending or Ending.CLEAN
                 await cut_short(connection, send, kept.status, kept.headers, bytes(kept.body), ending)
             case FailureType.CRASH:
-                crash(failure)
+                self._server.crash(failure)
+                await connection.gone()
 
 
 class _Kept:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.datastructures import Headers
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api import schema
 from ghostfleet_simulator.api.admission import check_admission
@@ -26,7 +26,6 @@ from ghostfleet_simulator.api.streaming import EventStream
 from ghostfleet_simulator.api.whole import WholeAnswer
 from ghostfleet_simulator.config import Endpoint, Failure, FailureType
 from ghostfleet_simulator.faults.forced import ForcedInvalid
-from ghostfleet_simulator.runtime.process_faults import crash
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Work
 
@@ -73,7 +72,12 @@ class Generating:
         if server.standby.refuses and work.rejection is None:
             server.metrics.on_refused(work.choices)
             work = replace(work, rejection=paused(streamed=work.stream))
-        return work, None if work.rejection is not None else fault
+        if work.rejection is not None or fault is None:
+            return work, None
+        if fault.type is FailureType.CRASH and not fault.tokens:
+            server.metrics.on_fault(fault.type, work.id, work.model)
+            return _Crash(server, fault)
+        return work, fault
 
     def _fault(self, endpoint: Endpoint, model: str | None, scope: Scope) -> Failure | Response | None:
         """What befalls a request for `model`; where that is an answer of its own, the answer."""
@@ -89,11 +93,23 @@ class Generating:
         return fault
 
     def mishap(self, fault: Failure, work: Work, scope: Scope) -> Mishap:
-        """What goes wrong with the answer to `work`, which will now be made; a crash may come before it."""
-        self._server.metrics.on_fault(fault.type, work.id, work.model)
-        if fault.type is FailureType.CRASH and not fault.tokens:
-            crash(fault)
-        return Mishap(fault, self._server.held, connection_of(scope), self._server.outbox)
+        """What goes wrong with the answer to `work`, which will now be made."""
+        server = self._server
+        server.metrics.on_fault(fault.type, work.id, work.model)
+        return Mishap(fault, server.held, connection_of(scope), server.outbox, server.crash)
+
+
+class _Crash(Response):
+    """In the place of an answer the server crashes."""
+
+    def __init__(self, server: SimulatedServer, failure: Failure) -> None:
+        super().__init__()
+        self._server = server
+        self._failure = failure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an ASGI application
+        self._server.crash(self._failure)
+        await connection_of(scope).gone()
 
 
 def generation(generating: Generating) -> APIRouter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -39,6 +38,10 @@ class Observed(Protocol):
         """What the server was started with."""
 
     @property
+    def environ(self) -> Mapping[str, str]:
+        """Variables that name the pod."""
+
+    @property
     def in_force(self) -> _State:
         """The configuration in force."""
 
@@ -64,10 +67,10 @@ class Instrumented:
     What it adds to them are the headers that tell which pod answered, with which configuration.
     """
 
-    def __init__(self, app: ASGIApp, server: Observed, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, app: ASGIApp, server: Observed) -> None:
         self._app = app
         self._server = server
-        self._whereabouts = _whereabouts(server.config.listen.port, environ)
+        self._whereabouts = _whereabouts(server.config.listen.port, server.environ)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

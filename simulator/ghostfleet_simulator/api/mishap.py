@@ -18,14 +18,22 @@ from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.held import Held, Hold
 from ghostfleet_simulator.runtime.outbox import Outbox
-from ghostfleet_simulator.runtime.process_faults import crash
 
 
 class Mishap:
     """One failure of one answer. It happens when the answer's tokens have come, `failure.tokens` of all its choices."""
 
-    def __init__(self, failure: Failure, held: Held, connection: Connection, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        failure: Failure,
+        held: Held,
+        connection: Connection,
+        outbox: Outbox,
+        crash: Callable[[Failure], None],
+    ) -> None:
+        """`crash` is what a crash does."""
         self._failure = failure
+        self._crash = crash
         self._held = held
         self._connection = connection
         self._outbox = outbox
@@ -107,7 +115,8 @@ class Mishap:
             case FailureType.TRUNCATE if self._cutter is not None:
                 self._cutter.armed = True
             case FailureType.CRASH:
-                crash(self._failure)
+                self._silent = True
+                self._crash(self._failure)
 
     def _over(self) -> None:
         """It does not happen any more, and what it held back goes out."""

@@ -59,6 +59,11 @@ class Connection:
         if sent < len(data):
             self.transport.write(data[sent:])
 
+    def abort(self) -> None:
+        """Drop the connection with all that waits to be sent; nothing goes out any more."""
+        self._descriptor = None
+        self.transport.abort()
+
     async def attend(self, generation: Generation, on_writable: Callable[[], None] | None = None) -> None:
         """Return when a request has ended; it is abandoned if its client goes away or its task is cancelled."""
         self.on_lost, self.on_writable = generation.abandon, on_writable
@@ -126,6 +131,11 @@ class StreamingProtocol(HttpToolsProtocol):
         """Hand the connection to the application."""
         self.scope["extensions"] = {_EXTENSION: self.connection}  # type: ignore[dict-item]  # extensions are open by specification
         super().on_headers_complete()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        if self.connection is not None:
+            self.connection.abort()
 
     def resume_writing(self) -> None:
         """Let a stream send what it held back."""

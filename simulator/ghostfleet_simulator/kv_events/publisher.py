@@ -155,11 +155,17 @@ class Publisher:
             socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._metrics.published.value += 1
 
-    def close(self) -> None:
-        """Send what is held up and close the sockets; subscribers have half a second to read the rest."""
+    def close(self, *, abruptly: bool = False) -> None:
+        """Send what is held up and close the sockets; subscribers have half a second to read the rest.
+
+        `abruptly`: nothing more is sent.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if abruptly:
+            self._queue.clear()
+            self._socket.setsockopt(zmq.LINGER, 0)
         while self._queue:
             _, frames, disturbance = self._queue.popleft()
             self._send(frames, disturbance)

@@ -111,6 +111,7 @@ class WallClock:
     def close(self) -> None:
         """Release the timer."""
         self._at_us = None
+        self._callback = lambda: None  # who still runs may set an alarm
         self._timer.close()
 
 

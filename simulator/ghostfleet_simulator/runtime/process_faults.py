@@ -20,10 +20,8 @@ _MOST_PER_STEP: Final = 4 * 2**20
 """Bytes taken at a time: about 1 ms in which no token goes out."""
 
 
-def crash(failure: Failure) -> NoReturn:
+def end_process(code: int) -> NoReturn:
     """End the process at once, as a crash does: no answer is finished, nothing is tidied up."""
-    code = 1 if failure.exit_code is None else failure.exit_code
-    _log.error("crashing with exit code %d: an injected failure", code)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
@@ -71,9 +69,15 @@ class _Growth:
 class ProcessFaults:
     """What goes wrong with the process of one server; each failure counts from when it came into force."""
 
-    def __init__(self, began: Callable[[FailureType], None], compression: float = 1.0) -> None:
-        """`began` is told of every failure that begins. Time passes `compression` times as fast as it does."""
+    def __init__(
+        self, began: Callable[[FailureType], None], crash: Callable[[Failure], None], compression: float = 1.0
+    ) -> None:
+        """`began` is told of every failure that begins, `crash` performs a crash.
+
+        Time passes `compression` times as fast as it does.
+        """
         self._began = began
+        self._perform_crash = crash
         self._compression = compression
         self._failures: tuple[Failure, ...] = ()
         self._ends: dict[Failure, Callable[[], None]] = {}
@@ -113,7 +117,7 @@ class ProcessFaults:
 
     def _crash(self, failure: Failure) -> None:
         self._began(failure.type)
-        crash(failure)
+        self._perform_crash(failure)
 
 
 def _is_ours(failure: Failure) -> bool:

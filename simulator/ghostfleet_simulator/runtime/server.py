@@ -6,13 +6,13 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ghostfleet_simulator.config import FailureType, ServerConfig
+from ghostfleet_simulator.config import Failure, FailureType, ServerConfig
 from ghostfleet_simulator.document import Document, InForce, restart_hash
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -29,7 +29,7 @@ from ghostfleet_simulator.runtime.driver import Driver, Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.held import Held
 from ghostfleet_simulator.runtime.outbox import Outbox
-from ghostfleet_simulator.runtime.process_faults import ProcessFaults
+from ghostfleet_simulator.runtime.process_faults import ProcessFaults, end_process
 from ghostfleet_simulator.runtime.standby import Standby
 from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
 from ghostfleet_simulator.text.answer import Answer, answers_of
@@ -64,9 +64,15 @@ class SimulatedServer:
         tokenizer: Tokenizer | None = None,
         clock: Clock | None = None,
         live_file: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
+        end: Callable[[int], None] = end_process,
     ) -> None:
+        """`environ` says what the pod is called. `end` is what an injected crash does, with its exit code."""
         self.config = config
         """The configuration the server was started with; its live part is in `in_force`."""
+        self.environ = environ
+        """Variables that tell where the server runs."""
+        self._end = end
         self.tokenizer = tokenizer or tokenizer_of(config.model)
         self.fingerprint = f"vllm-{config.engine.version}-{restart_hash(config)[-8:]}"
         """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
@@ -75,10 +81,10 @@ class SimulatedServer:
         self.held = Held(float(config.clock.compression))
         """Injected failures that are under way with an answer."""
         self._event_faults = EventFaults(config.seed, self.metrics.count_fault)
-        self.kv_events = _publisher(config, self._event_faults, self.metrics)
+        self.kv_events = _publisher(config, self._event_faults, self.metrics, environ)
         """What publishes KV events, where that is wanted."""
         self._flapping = Flapping()
-        self._process_faults = ProcessFaults(self.metrics.count_fault, float(config.clock.compression))
+        self._process_faults = ProcessFaults(self.metrics.count_fault, self.crash, float(config.clock.compression))
         self.started = False
         """Serving."""
         self.draining = False
@@ -282,6 +288,12 @@ class SimulatedServer:
         """Take no more traffic: readiness goes, running requests go on."""
         self.draining = True
 
+    def crash(self, failure: Failure) -> None:
+        """Suffer an injected crash: no answer is finished. Where it ends the process this does not return."""
+        code = 1 if failure.exit_code is None else failure.exit_code
+        _log.error("crashing with exit code %d: an injected failure", code)
+        self._end(code)
+
     async def shut_down(self, grace_seconds: float) -> None:
         """Drain for at most `grace_seconds`, then abort what still runs; clients get the finish reason `abort`.
 
@@ -293,12 +305,15 @@ class SimulatedServer:
         self._driver.abort_all()
         self.held.stop()
 
-    def close(self) -> None:
-        """Release the clock and the sockets, what injected failures have taken, and `resources`."""
+    def close(self, *, abruptly: bool = False) -> None:
+        """Release the clock and the sockets, what injected failures have taken, and `resources`.
+
+        `abruptly`: KV events that are not sent yet are lost, as when a process crashes.
+        """
         self.resources.close()
         self._process_faults.close()
         if self.kv_events:
-            self.kv_events.close()
+            self.kv_events.close(abruptly=abruptly)
         self._clock.close()
 
 
@@ -308,12 +323,14 @@ def _parent(name: str) -> str:
     return rest if rest and number.isdigit() else name
 
 
-def _publisher(config: ServerConfig, faults: EventFaults, metrics: ServerMetrics) -> Publisher | None:
+def _publisher(
+    config: ServerConfig, faults: EventFaults, metrics: ServerMetrics, environ: Mapping[str, str]
+) -> Publisher | None:
     if metrics.kv_events is None:
         return None
     from ghostfleet_simulator.kv_events.publisher import Publisher  # noqa: PLC0415 - ZeroMQ loads only where needed
 
-    return Publisher(config, faults, metrics.kv_events)
+    return Publisher(config, faults, metrics.kv_events, environ=environ)
 
 
 def _write_atomically(path: Path, text: str) -> None:

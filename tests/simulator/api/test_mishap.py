@@ -61,7 +61,7 @@ def test_a_stall_holds_everything_back_and_loses_nothing(
         failure = Failure(type=FailureType.STALL, after_tokens=after, duration=Duration.parse("1h"))
         held = Held()
         held.use((failure,))
-        mishap = Mishap(failure, held, cast("Any", _Untouched()), Outbox())
+        mishap = Mishap(failure, held, cast("Any", _Untouched()), Outbox(), cast("Any", _Untouched()))
         seqs = [_Seq() for _ in lengths]
         choices = [_Choice(seq) for seq in seqs]
         outputs = [

@@ -1,0 +1,1 @@
+"""Servers on their sockets: what one needs to be served, so that a process can host one or many in one event loop."""
