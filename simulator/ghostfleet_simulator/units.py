@@ -21,7 +21,7 @@ _BYTES_PER: Final = {unit: 1000**power for power, unit in enumerate(("", "k", "M
 _LARGEST_BYTES: Final = 2**50
 _LONGEST_NS: Final = 366 * 24 * 3600 * 10**9
 
-DURATION_PATTERN: Final = r"^[0-9]{1,12}(\.[0-9]{1,9})?(ns|us|µs|ms|s|m|h)?$"
+DURATION_PATTERN: Final = r"^[0-9]{1,12}(\.[0-9]{1,9})?([nuµm]?s|m|h)?$"
 PROBABILITY_PATTERN: Final = r"^(0(\.[0-9]{1,9})?|1(\.0{1,9})?|(100(\.0{1,7})?|[0-9]{1,2}(\.[0-9]{1,7})?)%)$"
 SIZE_PATTERN: Final = r"^[0-9]{1,16}(\.[0-9]{1,9})?(k|M|G|T|Ki|Mi|Gi|Ti)?$"
 FACTOR_PATTERN: Final = r"^[0-9]{1,6}(\.[0-9]{1,9})?$"

@@ -73,7 +73,7 @@ def times_have_units(crd: Crd) -> Iterator[Finding]:
         if not _TIMES.search(field.name):
             continue
         bare = field.type == "integer" and not _UNIT.search(field.name)
-        unitless = "ms" not in field.schema.get("pattern", "ms")
+        unitless = not re.search(field.schema.get("pattern", ""), "1ms")
         if bare or field.type == "number" or unitless:
             yield Finding(field.path, "is a span of time without a unit")
 

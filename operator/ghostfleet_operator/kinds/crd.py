@@ -26,15 +26,13 @@ from ghostfleet_operator.kinds.rules import (
     Rule,
     add_rules,
 )
-from ghostfleet_operator.kinds.schema import NoSchemaError, Schema, brief, structural
+from ghostfleet_operator.kinds.schema import NoSchemaError, Schema, brief, silent, structural
 from ghostfleet_operator.kinds.server import SimulatedModelServer
 
 MOST_BYTES: Final = 60_000
 """Size of a CRD: a quarter of what client-side apply keeps in an annotation, and room in etcd for more versions."""
-_LONGEST_DESCRIPTION: Final = 120
+_LONGEST_DESCRIPTION: Final = 80
 """What a field means in more words is in the reference of the docs."""
-_LONGEST_COPY: Final = 60
-"""The same of a profile inside a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +192,11 @@ def _explained(kind: Kind) -> Schema:
     """The schema with descriptions for `kubectl explain`."""
     schema = brief(openapi(kind), _LONGEST_DESCRIPTION)
     if kind.profile:
-        # The kinds of profiles say it whole.
+        # The kinds of profiles say it, and the description of this field says so.
         fields_of = schema["properties"]["spec"]["properties"]
-        fields_of[kind.profile] = brief(fields_of[kind.profile], _LONGEST_COPY, ends=r"\.|;|:")
+        fields_of[kind.profile] = silent(fields_of[kind.profile]) | {
+            "description": fields_of[kind.profile]["description"]
+        }
     return schema
 
 

@@ -14,30 +14,23 @@ import yaml
 
 from ghostfleet_operator.kinds.schema import Schema
 
-_MARGIN: Final = 5
-"""Columns before a field; what belongs to `schema` has to stand behind it."""
-
-
-class _Line(dict[str, Any]):
-    """A mapping that is written as `{...}`."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes a `_Line` as what it is."""
-
-
-_Dumper.add_representer(_Line, lambda to, value: to.represent_mapping("tag:yaml.org,2002:map", value, flow_style=True))
+_MARGIN: Final = 1
+"""Columns before a field; what belongs to `spec` has to stand behind it."""
 
 
 def to_lines(tree: dict[str, Any]) -> str:
     """A CRD of one version, or a part of it from the top, whose last entry is the schema."""
     plain = json.loads(json.dumps(tree))  # no object twice, so that YAML needs no anchors
-    (version,) = plain["spec"]["versions"]
+    spec = plain.pop("spec")
+    (version,) = spec.pop("versions")
     schema = version.pop("schema")["openAPIV3Schema"]
-    columns = version["additionalPrinterColumns"]
-    version |= {"subresources": _Line(version["subresources"]), "additionalPrinterColumns": list(map(_Line, columns))}
-    head = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
-    return f"{head}    schema: {{openAPIV3Schema: {_opened(schema, 0)}}}\n"
+    margin = "\n" + " " * _MARGIN
+    columns = f",{margin}".join(f"{{{_flat(column)}}}" for column in version.pop("additionalPrinterColumns"))
+    head = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=sys.maxsize) if plain else ""
+    return (
+        f"{head}spec: {{{_flat(spec)},{margin}versions: [{{{_flat(version)},{margin}"
+        f"additionalPrinterColumns: [{margin}{columns}],{margin}schema: {{openAPIV3Schema: {_opened(schema, 0)}}}}}]}}\n"
+    )
 
 
 def _opened(schema: Schema, depth: int) -> str:

@@ -135,20 +135,28 @@ def _prose(text: str) -> str:
     return "\n\n".join(re.sub(r"\s+", " ", paragraph).strip() for paragraph in text.split("\n\n"))
 
 
-def brief(schema: Schema, longest: int, ends: str = r"\.") -> Schema:
-    """A schema whose descriptions stop at the last end of a sentence within `longest` characters, or at the first.
-
-    `ends` is what ends a sentence.
-    """
-    made = dict(schema)
+def brief(schema: Schema, longest: int) -> Schema:
+    """A schema whose descriptions stop at the last end of a clause within `longest` characters, or at the first."""
+    made = _with_parts(schema, lambda part: brief(part, longest))
     if len(text := made.get("description", "")) > longest:
-        stops = [found.start() for found in re.finditer(rf"(?:{ends})(?=\s|$)", text)] or [len(text)]
+        stops = [found.start() for found in re.finditer(r"[.;:](?=\s|$)", text)] or [len(text)]
         made["description"] = text[: max((stop for stop in stops if stop < longest), default=stops[0])] + "."
+    return made
+
+
+def silent(schema: Schema) -> Schema:
+    """A schema without descriptions."""
+    return _unnamed(_with_parts(schema, silent))
+
+
+def _with_parts(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
+    """A schema whose fields, items and values are changed."""
+    made = dict(schema)
     if "properties" in made:
-        made["properties"] = {name: brief(field, longest, ends) for name, field in made["properties"].items()}
+        made["properties"] = {name: change(field) for name, field in made["properties"].items()}
     for key in ("items", "additionalProperties"):
         if key in made:
-            made[key] = brief(made[key], longest, ends)
+            made[key] = change(made[key])
     return made
 
 

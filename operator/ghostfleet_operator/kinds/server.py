@@ -110,7 +110,7 @@ class ServerSpec(Behaviour, FixedConfig):
     """Profile to use, by name. Exactly one of `profileRef` and `profile` is set."""
 
     profile: Profile | None = None
-    """Profile to use, written here; `kubectl explain latencyprofile.spec` tells more of its fields."""
+    """Profile written here, with the fields of `kubectl explain latencyprofile.spec`."""
 
     rollout: Annotated[Rollout, Effect("says how live fields reach pods; another `strategy` replaces pods")] = Rollout()
     """How a change of the profile or of another live field reaches pods that run."""

@@ -11,7 +11,7 @@ import yaml
 from ghostfleet_operator.kinds import crd
 from ghostfleet_operator.kinds.crd import KINDS, Kind, generated, manifest
 from ghostfleet_operator.kinds.reference import effects
-from ghostfleet_operator.kinds.schema import brief
+from ghostfleet_operator.kinds.schema import brief, silent
 from ghostfleet_simulator.config import LIVE_FIELDS, FixedConfig
 
 ROOT = Path(__file__).parents[3]
@@ -48,14 +48,24 @@ def test_the_short_way_of_writing_loses_nothing(kind: Kind) -> None:
     assert yaml.safe_load(manifest(kind)) == crd.crd(kind)
 
 
-def test_only_whole_sentences_of_a_long_description_are_left_out() -> None:
-    text = "Seconds to wait. `0` is none, e.g. at a start. Else one."
+def test_only_whole_clauses_of_a_long_description_are_left_out() -> None:
+    text = "Seconds to wait; `0` is none, e.g. at a start. Else one."
     schema = {"description": text, "properties": {"a": {"items": {"description": text}}}}
     assert brief(schema, 100) == schema
     found = brief(schema, 50)
-    assert found["description"] == "Seconds to wait. `0` is none, e.g. at a start."
+    assert found["description"] == "Seconds to wait; `0` is none, e.g. at a start."
     assert found["properties"]["a"]["items"]["description"] == found["description"]
     assert brief(schema, 5)["description"] == "Seconds to wait."
+
+
+def test_a_profile_inside_a_server_is_checked_as_one_of_its_own_which_has_the_words() -> None:
+    server, profile = (
+        crd.crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] for kind in KINDS[:2]
+    )
+    inside = server["properties"]["profile"]
+    assert "kubectl explain latencyprofile.spec" in inside["description"]
+    assert inside["properties"] == silent(profile)["properties"]
+    assert inside.get("x-kubernetes-validations") == profile.get("x-kubernetes-validations")
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
