@@ -28,8 +28,9 @@ def to_lines(tree: dict[str, Any]) -> str:
     columns = f",{margin}".join(f"{{{_flat(column)}}}" for column in version.pop("additionalPrinterColumns"))
     head = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=sys.maxsize) if plain else ""
     return (
-        f"{head}spec: {{{_flat(spec)},{margin}versions: [{{{_flat(version)},{margin}"
-        f"additionalPrinterColumns: [{margin}{columns}],{margin}schema: {{openAPIV3Schema: {_opened(schema, 0)}}}}}]}}\n"
+        f"{head}spec: {{{_flat(spec)},{margin}versions: [{{{_flat(version)},"
+        f"{margin}additionalPrinterColumns: [{margin}{columns}],"
+        f"{margin}schema: {{openAPIV3Schema: {_opened(schema, 0)}}}}}]}}\n"
     )
 
 
