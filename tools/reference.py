@@ -9,7 +9,7 @@ from typing import Final
 from ghostfleet_operator.kinds.generated import command
 from ghostfleet_operator.kinds.reference import code, type_text
 from ghostfleet_operator.kinds.schema import fields, structural
-from ghostfleet_simulator.arguments import PROCESS_OPTIONS, settings
+from ghostfleet_simulator.arguments import PROCESS_OPTIONS, Setting, settings
 from ghostfleet_simulator.config import LIVE_FIELDS, ServerConfig
 from ghostfleet_simulator.metrics import http, lora, offload, own, process, sleep, vllm
 from ghostfleet_simulator.metrics.families import Family, Kind
@@ -119,11 +119,14 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
+def _spelt(setting: Setting) -> str:
+    short = f", `-{setting.short}`" if setting.short else ""
+    return f"`--{'[no-]' * setting.switch}{setting.flag}`{short}"
+
+
 def configuration() -> str:
     """The page of the settings."""
-    flags = {
-        setting.path: f"`--{'[no-]' * setting.switch}{setting.flag}`" for setting in settings().values() if setting.path
-    }
+    flags = {setting.path: _spelt(setting) for setting in settings().values() if setting.path}
     rows = []
     for path, field, required in fields(structural(ServerConfig)):
         keys = tuple(path.removesuffix("[]").split("."))

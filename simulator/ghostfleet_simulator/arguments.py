@@ -29,6 +29,8 @@ class Setting:
     """One flag: where its value belongs in the tree of a `ServerConfig`, and how it is spelt and explained."""
 
     flag: str
+    short: str = ""
+    """Another spelling, behind a single dash; that of the flag is behind two."""
     path: tuple[str, ...] = ()
     """CamelCase keys from the root of the configuration; empty for an option of the process itself."""
     many: bool = False
@@ -88,6 +90,7 @@ def _walk(model: type[BaseModel], path: tuple[str, ...], live: bool) -> Iterator
             default = info.get_default(call_default_factory=True) if not info.is_required() and not blocks else None
             yield Setting(
                 flag=flag.name,
+                short=flag.short,
                 path=here,
                 many=any(get_origin(part) is tuple for part in parts),
                 choices=next((p for p in parts if isinstance(p, type) and issubclass(p, StrEnum)), None),
@@ -151,6 +154,7 @@ class _Scanner:
     def __init__(self, argv: Sequence[str], known: Mapping[str, Setting]) -> None:
         self._rest = list(argv)
         self._known = known
+        self._short = {f"-{setting.short}": setting for setting in known.values() if setting.short}
         self._found = Arguments()
         self._foreign: dict[str, ForeignFlag] | None = None
 
@@ -174,7 +178,7 @@ class _Scanner:
         if spelling.startswith("--"):
             head, dot, tail = spelling.partition(".")  # vLLM: --kv-events-config.topic
             spelling = head.replace("_", "-") + dot + tail.replace("-", "_")
-        setting = self._known.get(spelling[2:]) if spelling.startswith("--") else None
+        setting = self._known.get(spelling[2:]) if spelling.startswith("--") else self._short.get(spelling)
         negated = self._known.get(spelling.removeprefix(_NEGATED)) if spelling.startswith(_NEGATED) else None
         if negated is not None and negated.switch:
             if equals:

@@ -48,6 +48,12 @@ class Conduct:
     """Fields of `BlockRemoved`: 0.20 `group_idx`, 0.27 `locality`, 0.29 `ownership`."""
     kv_replay_has_topic: bool
     """0.26: the topic comes before the sequence number in replayed batches as well."""
+    # --- data-parallel ranks
+    balances_by_flight: bool
+    """0.27: an engine's load is at least what was sent to it and has not ended, and a queue counts for more where the
+    KV cache is nearly full; before, four times the waiting and once the running."""
+    balances_in_turn: bool
+    """0.25: of engines that are alike another one is taken each time; before, the first."""
     # --- metrics
     counts_time_per_output_token: bool
     """Up to 0.12: `vllm:time_per_output_token_seconds` beside `vllm:inter_token_latency_seconds`; from 0.12 on vLLM has
@@ -98,6 +104,8 @@ def conduct(version: str) -> Conduct:
         block_stored_fields=_count(release, 6, (17, 17, 20, 23, 23, 27, 29, 31, 33)),
         block_removed_fields=_count(release, 2, (20, 27, 29)),
         kv_replay_has_topic=release >= (0, 26),
+        balances_by_flight=release >= (0, 27),
+        balances_in_turn=release >= (0, 25),
         counts_time_per_output_token=release < (0, 13),
         counts_prompt_tokens_by_source=release >= (0, 16),
         counts_prompt_tokens_recomputed=(0, 16) <= release < (0, 20),

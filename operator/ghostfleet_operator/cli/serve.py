@@ -38,6 +38,7 @@ def _help() -> str:
             f"{setting.help}{default}", width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
         )
         usage = f"--[no-]{setting.flag}" if setting.switch else f"--{setting.flag} {value}"
+        usage = f"-{setting.short}, {usage}" if setting.short else usage
         blocks.setdefault(title, []).append(f"  {usage}\n{text}")
     return _INTRODUCTION + "".join(f"\n{title}:\n" + "\n".join(lines) + "\n" for title, lines in blocks.items())
 

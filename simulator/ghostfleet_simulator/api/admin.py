@@ -22,6 +22,7 @@ from ghostfleet_simulator.config import FailureType
 from ghostfleet_simulator.document import Document, InForce, Refused, differing, restart_hash
 from ghostfleet_simulator.metrics.requests import CAPACITY
 from ghostfleet_simulator.problems import InvalidInput, Problem
+from ghostfleet_simulator.runtime.ranks import Rank
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 LARGEST_BODY: Final = 2**20
@@ -93,7 +94,7 @@ def _configuration(router: APIRouter, server: SimulatedServer) -> None:
 def _state(router: APIRouter, server: SimulatedServer) -> None:
     @router.get("/state")
     async def get_state() -> dict[str, Any]:
-        state = server.in_force
+        state, ranks = server.in_force, [_told(rank) for rank in server.ranks]
         return {
             "revision": state.revision,
             "hash": state.document.hash,
@@ -108,7 +109,8 @@ def _state(router: APIRouter, server: SimulatedServer) -> None:
             "deferred": server.deferred,
             "adapters": server.adapters.told(),
             "kvUsage": server.kv_usage,
-            "kvEvents": server.kv_events.told() if server.kv_events else None,
+            "kvEvents": ranks[0]["kvEvents"],
+            "ranks": ranks,
         }
 
     @router.get("/requests")
@@ -120,6 +122,19 @@ def _state(router: APIRouter, server: SimulatedServer) -> None:
     async def drain() -> dict[str, Any]:
         server.drain()
         return {"draining": True}
+
+
+def _told(rank: Rank) -> dict[str, Any]:
+    engine, publisher = rank.engine, rank.kv_events
+    return {
+        "rank": rank.number,
+        "requests": rank.metrics.totals(),
+        "running": engine.running,
+        "waiting": engine.waiting,
+        "deferred": engine.deferred,
+        "kvUsage": engine.kv_usage,
+        "kvEvents": publisher.told() if publisher else None,
+    }
 
 
 async def _json(request: Request) -> object:

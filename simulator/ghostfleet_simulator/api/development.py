@@ -160,17 +160,16 @@ def _told(name: str) -> bool:
     return name.startswith("VLLM_") and "KEY" not in name
 
 
-_UNCHANGED: Final = (
-    "tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1, quantization=None, enforce_eager=False, "
-    "kv_cache_dtype=auto, device_config=cuda"
-)
+_UNCHANGED: Final = "quantization=None, enforce_eager=False, kv_cache_dtype=auto, device_config=cuda"
 
 
 def _as_text(config: ServerConfig) -> str:
     """The parts of vLLM's `VllmConfig.__str__` that mean something here, in its order and spelling."""
     return (
         f"model={config.model.name!r}, speculative_config=None, tokenizer={config.model.name!r}, "
-        f"skip_tokenizer_init=False, dtype=torch.bfloat16, max_seq_len={config.model.max_model_len}, {_UNCHANGED}, "
+        f"skip_tokenizer_init=False, dtype=torch.bfloat16, max_seq_len={config.model.max_model_len}, "
+        "tensor_parallel_size=1, pipeline_parallel_size=1, "
+        f"data_parallel_size={config.data_parallel_size}, {_UNCHANGED}, "
         f"seed={config.seed}, served_model_name={config.model.aliases[0]}, "
         f"enable_prefix_caching={config.kv_cache.enable_prefix_caching}, "
         f"enable_chunked_prefill={config.scheduling.enable_chunked_prefill}"
@@ -198,5 +197,9 @@ def _as_json(config: ServerConfig) -> dict[str, Any]:
             "enable_chunked_prefill": scheduling.enable_chunked_prefill,
             "policy": scheduling.policy.value.lower(),
         },
-        "parallel_config": {"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "data_parallel_size": 1},
+        "parallel_config": {
+            "tensor_parallel_size": 1,
+            "pipeline_parallel_size": 1,
+            "data_parallel_size": config.data_parallel_size,
+        },
     }

@@ -70,7 +70,7 @@ class Generating:
         check_admission(server, judged.n)
         work = judged.checked_work()
         if server.standby.refuses and work.rejection is None:
-            server.metrics.on_refused(work.choices)
+            server.ranks.refuse(work.choices, work.rank)
             work = replace(work, rejection=paused(streamed=work.stream))
         if work.rejection is not None or fault is None:
             return work, None

@@ -22,7 +22,7 @@ from ghostfleet_simulator.api.requests import (
     TokenizeChatRequest,
 )
 from ghostfleet_simulator.api.sampling import is_greedy, late_problem, verified
-from ghostfleet_simulator.config import Api, FixedConfig
+from ghostfleet_simulator.config import Api, ServerConfig
 from ghostfleet_simulator.runtime.adapters import AdapterNames
 from ghostfleet_simulator.runtime.work import Details, Kind, Prompt, Work
 from ghostfleet_simulator.text.chat import ChatError
@@ -52,12 +52,12 @@ class Facts:
     adapters: AdapterNames = field(default_factory=AdapterNames)
     """LoRA adapters, which requests may name as their model as well."""
     ranks: int = 1
-    """Data-parallel ranks behind this address."""
+    """Engines behind this address, for a request to name one by its place among them."""
     new_id: Callable[[], str] = _random_id
     """Makes the id of a request that brings none: 16 hex digits in vLLM."""
 
     @classmethod
-    def of(cls, config: FixedConfig, tokenizer: Tokenizer, adapters: AdapterNames | None = None) -> Facts:
+    def of(cls, config: ServerConfig, tokenizer: Tokenizer, adapters: AdapterNames | None = None) -> Facts:
         """The facts of a server; reads the whole vocabulary once."""
         longest = max(len(tokenizer.id_to_token(token_id) or "") for token_id in range(tokenizer.vocab_size))
         model = config.model
@@ -71,6 +71,7 @@ class Facts:
             conduct=config.engine.conduct,
             max_num_seqs=config.limits.max_num_seqs,
             adapters=adapters or AdapterNames(),
+            ranks=len(config.ranks),
         )
 
     def check_model(self, name: str | None) -> None:
@@ -120,6 +121,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
         # What is found in the cache is not computed, and so has no logprobs.
         reads_prefix_cache=details.prompt_logprobs is None,
         remote_prefill=prefilled_elsewhere(request.kv_transfer_params),
+        rank=asked_rank(headers),
         rejection=_late(request, facts, headers, [token_ids]),
     )
 
@@ -166,6 +168,7 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
         # What is found in the cache is not computed, and so has no logprobs.
         reads_prefix_cache=details.prompt_logprobs is None,
         remote_prefill=prefilled_elsewhere(request.kv_transfer_params),
+        rank=asked_rank(headers),
         rejection=_late(request, facts, headers, tokens),
     )
 
@@ -349,7 +352,7 @@ def prefilled_elsewhere(kv_transfer_params: Any) -> bool:
 
 
 def asked_rank(headers: Mapping[str, str]) -> int | None:
-    """The data-parallel rank that a request names; what is no number names none."""
+    """The data-parallel rank that a request names, counted from the first behind the address; no number names none."""
     given = headers.get("x-data-parallel-rank")
     if given is None:
         return None

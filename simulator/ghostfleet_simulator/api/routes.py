@@ -42,8 +42,8 @@ def information(server: SimulatedServer, load: Load) -> APIRouter:
         @router.get("/kv_event_sources")
         async def kv_event_sources() -> JSONResponse:
             """Where KV events are published, by data-parallel rank."""
-            publisher = server.kv_events
-            return JSONResponse({str(publisher.place.rank): publisher.to_json()} if publisher else {})
+            publishers = {str(rank.number): rank.kv_events for rank in server.ranks}
+            return JSONResponse({number: one.to_json() for number, one in publishers.items() if one})
 
     @router.get("/v1/models", response_model=schema.ModelList)
     async def models() -> JSONResponse:

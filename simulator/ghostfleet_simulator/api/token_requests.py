@@ -246,6 +246,7 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
         remote_prefill=prefilled_elsewhere(
             request.kv_transfer_params or (params.extra_args or {}).get("kv_transfer_params")
         ),
+        rank=asked_rank(headers),
         rejection=rejection,
     )
 

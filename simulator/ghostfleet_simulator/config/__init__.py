@@ -50,6 +50,7 @@ from ghostfleet_simulator.config.kv_events import EventPublisher, KVEvents, bind
 from ghostfleet_simulator.config.lifecycle import Lifecycle
 from ghostfleet_simulator.config.lora import Lora, LoraAdapter, LoraTiming, check_adapter_names
 from ghostfleet_simulator.config.profile import ApiTiming, Backend, Evidence, Noise, Profile
+from ghostfleet_simulator.config.ranks import MOST_RANKS, LocalRanks, seed_of
 from ghostfleet_simulator.config.roofline import CachePrecision, Geometry, Hardware, Precision, RooflineTiming
 from ghostfleet_simulator.config.server import (
     LIVE_FIELDS,
@@ -76,6 +77,7 @@ __all__ = [
     "EVENT_FAILURES",
     "GENERATING",
     "LIVE_FIELDS",
+    "MOST_RANKS",
     "TYPED_ERRORS",
     "VLLM_VERSION",
     "AnswerLength",
@@ -115,6 +117,7 @@ __all__ = [
     "Listen",
     "Live",
     "LiveConfig",
+    "LocalRanks",
     "LogFormat",
     "LogLevel",
     "Lora",
@@ -144,5 +147,6 @@ __all__ = [
     "parse_selector",
     "parse_value",
     "problem",
+    "seed_of",
     "tcp_port",
 ]

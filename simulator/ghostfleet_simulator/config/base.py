@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -15,6 +15,8 @@ class Flag:
     """Marks a field that `ghostfleet serve` takes as `--<name>`; a list field takes several values."""
 
     name: str
+    short: str = ""
+    """Another spelling, behind a single dash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Switch = Annotated[bool, Field(strict=True)]
 """On or off; as a flag `--name` and `--no-name`."""
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[^\x00-\x20\x7f]+$")]
-Port = Annotated[Whole, Field(ge=1, le=65535)]
+GREATEST_PORT: Final = 65535
+Port = Annotated[Whole, Field(ge=1, le=GREATEST_PORT)]
 
 
 def distinct(values: tuple[str, ...]) -> tuple[str, ...]:

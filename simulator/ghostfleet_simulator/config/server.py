@@ -8,7 +8,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from ghostfleet_simulator.config.api import Api
-from ghostfleet_simulator.config.base import Flag, Live, Port, Settings, Switch, Whole, problem
+from ghostfleet_simulator.config.base import GREATEST_PORT, Flag, Live, Port, Settings, Switch, Whole, problem
 from ghostfleet_simulator.config.behaviour import Answers
 from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import BatchLimits, Engine, KVCache, ModelSettings, Scheduling
@@ -19,6 +19,7 @@ from ghostfleet_simulator.config.kv_events import KVEvents
 from ghostfleet_simulator.config.lifecycle import Lifecycle
 from ghostfleet_simulator.config.lora import Lora, check_adapter_names
 from ghostfleet_simulator.config.profile import Profile
+from ghostfleet_simulator.config.ranks import MOST_RANKS, LocalRanks
 
 
 class LogFormat(StrEnum):
@@ -76,6 +77,13 @@ class FixedConfig(Settings):
 
     scheduling: Scheduling = Scheduling()
     """The scheduler."""
+
+    data_parallel_size: Annotated[Whole, Field(ge=1, le=MOST_RANKS), Flag("data-parallel-size", "dp")] = 1
+    """Engines of the server: data-parallel ranks, each with slots, a queue and a KV cache of its own."""
+
+    data_parallel_port_per_rank: Annotated[Switch, Flag("data-parallel-multi-port-external-lb", "dpm")] = False
+    """Rank i listens on port 8000 + i and shows its own metrics, for schedulers that choose ranks; else all are behind
+    port 8000, and the server chooses."""
 
     kv_cache: KVCache = Field(default=KVCache(), alias="kvCache")
     """The paged KV cache."""
@@ -162,21 +170,68 @@ class ServerConfig(LiveConfig, FixedConfig):
     listen: Listen = Listen()
     """Where the server listens."""
 
+    local_ranks: LocalRanks = LocalRanks()
+    """Which data-parallel ranks this process runs."""
+
+    @model_validator(mode="after")
+    def _ranks_there(self) -> Self:
+        for path, message in self.local_ranks.problems(
+            self.data_parallel_size, port_per_rank=self.data_parallel_port_per_rank
+        ):
+            raise problem(path, message)
+        if self.data_parallel_port_per_rank and self.listen.uds is not None:
+            raise problem("dataParallelPortPerRank", "does not go with listen.uds")
+        return self
+
     @model_validator(mode="after")
     def _ports_apart(self) -> Self:
-        taken = {self.listen.admin_port: "listen.adminPort"}
-        if self.listen.uds is None:
-            taken[self.listen.port] = "listen.port"
-        for field, configured in self.kv_events.bound_ports.items():
-            port = configured + self.listen.kv_events_port_offset
+        taken: dict[int | None, str] = {self.listen.admin_port: "listen.adminPort"}
+        for port in self.ports:
             if port in taken:
-                raise problem(f"kvEvents.{field}", f"{port} is already {taken[port]}")
+                raise problem("listen.adminPort", f"{port} is already the port of a rank")
+            if port > GREATEST_PORT:
+                raise problem("listen.port", f"leaves no ports for {len(self.ports)} ranks")
+            taken[port] = "listen.port"
+        for field, configured in self.kv_events.bound_ports.items():
+            for rank in self.ranks:
+                port = configured + rank + self.listen.kv_events_port_offset
+                if port in taken:
+                    raise problem(f"kvEvents.{field}", f"{port} is already {taken[port]}")
+                taken[port] = f"kvEvents.{field}" + (f" of rank {rank}" if len(self.ranks) > 1 else "")
         return self
 
     @model_validator(mode="after")
     def _adapters_are_no_models(self) -> Self:
         check_adapter_names(self.lora, self.model.aliases)
         return self
+
+    @property
+    def ranks(self) -> range:
+        """The data-parallel ranks that run here."""
+        return self.local_ranks.of(self.data_parallel_size, port_per_rank=self.data_parallel_port_per_rank)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports of the API: one, or one for each rank that runs here."""
+        if self.listen.uds is not None:
+            return ()
+        count = len(self.ranks) if self.data_parallel_port_per_rank and self.local_ranks.rank is None else 1
+        return tuple(range(self.listen.port, self.listen.port + count))
+
+    @property
+    def servers(self) -> tuple[ServerConfig, ...]:
+        """What each server of this process is configured with: itself, or a rank each."""
+        if not self.data_parallel_port_per_rank or self.local_ranks.rank is not None:
+            return (self,)
+        return tuple(
+            self.model_copy(
+                update={
+                    "listen": self.listen.model_copy(update={"port": port}),
+                    "local_ranks": LocalRanks(rank=rank),
+                }
+            )
+            for rank, port in zip(self.ranks, self.ports, strict=True)
+        )
 
 
 LIVE_FIELDS: Final = tuple(

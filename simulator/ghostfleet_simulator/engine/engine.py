@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghostfleet_simulator.config import Backend, Lora, Profile, ServerConfig
+from ghostfleet_simulator.config import Backend, Lora, Profile, ServerConfig, seed_of
 from ghostfleet_simulator.engine.adapters import Adapter, Place
 from ghostfleet_simulator.engine.batches import BatchPacer
 from ghostfleet_simulator.engine.pacing import Pacer
@@ -22,11 +22,15 @@ class Engine:
     without any latency still hands out its tokens a step at a time.
     """
 
-    def __init__(self, config: ServerConfig, *, entropy: bytes = bytes(32)) -> None:
-        """`entropy`: random bytes of this process, for block hashes where vLLM makes them differ between processes."""
+    def __init__(self, config: ServerConfig, *, rank: int = 0, entropy: bytes = bytes(32)) -> None:
+        """`rank`: data-parallel ranks with the same seed still differ in what is random.
+
+        `entropy`: random bytes of this process, for block hashes where vLLM makes them differ between processes.
+        """
+        seed = seed_of(config.seed, rank)
         self._scheduler = Scheduler(config, entropy)
-        requests = RequestPacer(self._scheduler, self._forget, config.seed)
-        batches = BatchPacer(self._scheduler, self._forget, config.seed)
+        requests = RequestPacer(self._scheduler, self._forget, seed)
+        batches = BatchPacer(self._scheduler, self._forget, seed)
         self._pacers: tuple[Pacer, Pacer] = (requests, batches)
         self._scheduler.use_lora(config.lora)
         self._pacer, self._leaving = self._in_turn(config.profile)

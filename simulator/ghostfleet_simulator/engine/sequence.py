@@ -83,6 +83,7 @@ class Sequence:
         "produced",
         "prompt",
         "queued_us",
+        "rank",
         "reads_prefix_cache",
         "remote_prefill",
         "reports_hits",
@@ -154,6 +155,8 @@ class Sequence:
         self.preemptions = 0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
+        self.rank = 0
+        """Data-parallel rank of the engine that has it."""
         self.found: Load | None = None
         """The load of the server when it was submitted."""
         self.arrival_us = arrival_us
@@ -161,8 +164,7 @@ class Sequence:
         self.scheduled_us = -1
         self.first_token_us = -1
         self.last_token_us = -1
-        self.due_us = -1
-        self.slot_us = -1
+        self.due_us = self.slot_us = -1
 
     @property
     def num_tokens(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from ghostfleet_simulator.config import Course, Selector, ServerConfig, parse_selector, parse_value
@@ -45,44 +46,53 @@ class _Fake:
 class FakeMetrics:
     """The fake series of one server."""
 
-    def __init__(self, series: Iterable[AnySeries], own_labels: Mapping[str, str], now: Time) -> None:
-        """`own_labels` are those that every series of the server has alike; a selector leaves them out."""
+    def __init__(self, series: Iterable[AnySeries], own_labels: Mapping[str, tuple[str, ...]], now: Time) -> None:
+        """`own_labels` are those that tell the server and its engines, and the values that they have.
+
+        A selector may leave them out, and then means the series of all of them.
+        """
         self._by_name = {exposed(one): one for one in series}
         self._own_labels = own_labels
         self._now = now
-        self._fakes: dict[Selector, _Fake] = {}
+        self._fakes: dict[Selector, list[_Fake]] = {}
 
     def use(self, settings: Mapping[str, str]) -> None:
         """Fake these series and no others; one that is faked already goes on where it is. Raises `InvalidInput`."""
         wanted = {parse_selector(key): (key, text) for key, text in settings.items()}
         found = {selector: self._found(key, selector, text) for selector, (key, text) in wanted.items()}
-        for selector, fake in list(self._fakes.items()):
-            if selector not in wanted or wanted[selector][1] != fake.text:
-                _put(fake.series, fake.values, fake.real)
+        _check_once(wanted, found)
+        for selector, fakes in list(self._fakes.items()):
+            if selector not in wanted or wanted[selector][1] != fakes[0].text:
+                for fake in fakes:
+                    _put(fake.series, fake.values, fake.real)
                 del self._fakes[selector]
-        for selector, (series, values) in found.items():
+        for selector, (series, several) in found.items():
             if selector not in self._fakes:
-                self._fakes[selector] = self._begun(series, values, wanted[selector][1])
+                self._fakes[selector] = [self._begun(series, values, wanted[selector][1]) for values in several]
         self.refresh()
 
     def fakes(self, series: AnySeries) -> bool:
         """Whether one of this family is faked."""
-        return any(fake.series is series for fake in self._fakes.values())
+        return any(fakes[0].series is series for fakes in self._fakes.values())
 
     def refresh(self) -> None:
         """Bring series that change by themselves up to the present."""
         now = self._now()
-        for fake in self._fakes.values():
-            fake.refresh(now)
+        for fakes in self._fakes.values():
+            for fake in fakes:
+                fake.refresh(now)
 
-    def _found(self, key: str, selector: Selector, text: str) -> tuple[AnySeries, tuple[str, ...]]:
+    def _found(self, key: str, selector: Selector, text: str) -> tuple[AnySeries, list[tuple[str, ...]]]:
         series = self._by_name.get(selector.name)
         if series is None:
             guess = nearest(selector.name, self._by_name)
             raise _problem(key, "there is no such metric" + (f"; did you mean {guess}?" if guess else ""))
         family, given = series.family, dict(selector.labels)
-        own = {name: value for name, value in self._own_labels.items() if name in family.labels}
+        own = {name: values for name, values in self._own_labels.items() if name in family.labels}
         needed = [name for name in family.labels if name not in own]
+        for name, values in own.items():
+            if (asked := given.pop(name, values[0])) not in values:
+                raise _problem(key, f"{name} is not {asked!r} here but {' or '.join(map(repr, values))}")
         if sorted(given) != sorted(needed):
             labels = ",".join(f'{name}="..."' for name in needed)
             raise _problem(key, f"its labels are {{{labels}}}" if needed else "it has no labels of its own")
@@ -94,7 +104,9 @@ class FakeMetrics:
             raise _problem(key, f"is a {family.kind}: give {need}")
         if isinstance(value, tuple) and len(value) > len(family.bounds) + 1:
             raise _problem(key, f"has {len(family.bounds) + 1} buckets, not {len(value)}")
-        return series, tuple({**own, **given}[name] for name in family.labels)
+        given = dict(selector.labels)
+        choices = ((given[name],) if name in given else own[name] for name in family.labels)
+        return series, list(product(*choices))
 
     def _begun(self, series: AnySeries, values: tuple[str, ...], text: str) -> _Fake:
         value = parse_value(text)
@@ -112,10 +124,23 @@ class FakeMetrics:
         return fake
 
 
+def _check_once(
+    wanted: Mapping[Selector, tuple[str, str]], found: Mapping[Selector, tuple[AnySeries, list[tuple[str, ...]]]]
+) -> None:
+    taken: dict[tuple[str, tuple[str, ...]], str] = {}
+    for selector, (_, several) in found.items():
+        key = wanted[selector][0]
+        for values in several:
+            if (other := taken.setdefault((selector.name, values), key)) != key:
+                raise _problem(key, f"{other} means the same series")
+
+
 def check_fake_metrics(config: ServerConfig, settings: Mapping[str, str]) -> None:
     """Raise `InvalidInput` if a server that was started with `config` has not the series that it is to fake."""
     if settings:
-        fakes_of(Dialect(config, 0, lambda: 0.0), LoraRequests(lambda: 0.0).series, lambda: 0.0).use(settings)
+        fakes_of(Dialect(config, config.ranks, lambda: 0.0), LoraRequests(lambda: 0.0).series, lambda: 0.0).use(
+            settings
+        )
 
 
 def fakes_of(dialect: Dialect, lora: Series[Scalar], now: Time) -> FakeMetrics:

@@ -18,7 +18,7 @@ LORA_REQUESTS_INFO = Family(
 
 
 class LoraRequests:
-    """The adapters of sequences that have begun to speak.
+    """The adapters of a server's sequences that have begun to speak, whatever their engine.
 
     vLLM hears that a sequence was queued and admitted with its first token, and lists an adapter that it knows under
     the running and the waiting, however many sequences of either it has.
@@ -26,6 +26,8 @@ class LoraRequests:
 
     def __init__(self, now: Time) -> None:
         self.max_loras = 1
+        self.on = False
+        """There can be adapters."""
         self.series = scalars(LORA_REQUESTS_INFO, now)
         self._now = now
         self._speaking: dict[str, set[Sequence]] = {}

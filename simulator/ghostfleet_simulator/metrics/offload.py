@@ -35,17 +35,28 @@ ALLOCATION_FAILURE = _counter(
 )
 
 
-class OffloadMetrics:
-    """The series of one engine."""
+class OffloadSeries:
+    """The series of a server."""
 
-    def __init__(self, labels: tuple[str, str], now: Time) -> None:
-        loads = scalars(LOAD_BYTES, now), scalars(LOAD_TIME, now), histograms(LOAD_SIZE, now)
-        stores = scalars(STORE_BYTES, now), scalars(STORE_TIME, now), histograms(STORE_SIZE, now)
-        failures = scalars(ALLOCATION_FAILURE, now)
-        self.series: list[AnySeries] = [*loads, *stores, failures]
+    def __init__(self, now: Time) -> None:
+        self.loads = scalars(LOAD_BYTES, now), scalars(LOAD_TIME, now), histograms(LOAD_SIZE, now)
+        self.stores = scalars(STORE_BYTES, now), scalars(STORE_TIME, now), histograms(STORE_SIZE, now)
+        self.failures = scalars(ALLOCATION_FAILURE, now)
+
+    @property
+    def all(self) -> list[AnySeries]:
+        """In the order of the exposition."""
+        return [*self.loads, *self.stores, self.failures]
+
+
+class OffloadMetrics:
+    """What one engine reports."""
+
+    def __init__(self, series: OffloadSeries, labels: tuple[str, str]) -> None:
+        loads, stores = series.loads, series.stores
         self._loads = loads[0].cell(*labels), loads[1].cell(*labels), loads[2].cell(*labels)
         self._stores = stores[0].cell(*labels), stores[1].cell(*labels), stores[2].cell(*labels)
-        self._failures = failures.cell(*labels)
+        self._failures = series.failures.cell(*labels)
 
     def on_step(self, transfers: Iterable[Transfer], failures: int) -> None:
         """Transfers that ended with a step, and offers that host memory had no room for."""

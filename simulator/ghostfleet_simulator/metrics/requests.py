@@ -28,7 +28,8 @@ class RequestRecord:
     time_to_first_token: float | None = None
     latency: float | None = None
     finish_reason: str | None = None
-    rank: int = 0
+    rank: int | None = 0
+    """Data-parallel rank; None where it failed before it had one."""
     fault: str | None = None
     found: Load | None = None
     """What the server was doing when it came."""

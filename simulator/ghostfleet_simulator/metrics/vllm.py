@@ -7,6 +7,7 @@ has only with a feature switched on (LoRA, a KV connector, speculative decoding,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -272,29 +273,45 @@ def hidden(conduct: Conduct) -> frozenset[Family]:
 
 
 class Dialect:
-    """The series of one engine under vLLM's names; `series` is in the order of vLLM's exposition."""
+    """The series of a server's engines under vLLM's names; `series` is in the order of vLLM's exposition.
 
-    def __init__(self, config: ServerConfig, engine: int, now: Time) -> None:
-        self._labels = (config.model.aliases[0], str(engine))
-        self.own_labels = dict(zip(_ENGINE, self._labels, strict=True))
-        """What every series of the engine has alike."""
+    In a family the engines come in the order given; where a label splits it further, each of its values has them all.
+    """
+
+    def __init__(self, config: ServerConfig, ranks: Sequence[int], now: Time) -> None:
+        """`ranks` are the data-parallel ranks of the engines."""
+        self._engines = [(config.model.aliases[0], str(rank)) for rank in ranks]
+        self.own_labels = {"model_name": (config.model.aliases[0],), "engine": tuple(map(str, ranks))}
+        """Labels that tell these series from those of other servers, each with the values that it has here."""
         self._bounds = token_bounds(config.model.max_model_len)
         self._now = now
         conduct = config.engine.conduct
         self._hidden = hidden(conduct)
+        self._known_scalars: dict[Family, Series[Scalar]] = {}
+        self._known_histograms: dict[Family, Series[Histogram]] = {}
         self.series: list[AnySeries] = []
-        self.measures = self._measures()
+        self._labels = self._engines[0]
+        """Those of the engine whose cells are being made."""
+        self.measures: list[Measures] = []
+        """What each engine reports to, in the order given."""
+        for labels in self._engines:
+            self._labels = labels
+            self.measures.append(self._measures())
         if conduct.counts_time_per_output_token:
             gaps = histograms(TOKEN_GAP, now)
-            gaps.share(self.measures.inter_token_latency, *self._labels)
+            for labels, measures in zip(self._engines, self.measures, strict=True):
+                gaps.share(measures.inter_token_latency, *labels)
             self.series.append(gaps)
         info = self._scalars(CACHE_CONFIG)
-        info.cell(*cache_config(config, str(engine)).values()).value = 1
+        for _, engine in self._engines:
+            info.cell(*cache_config(config, engine).values()).value = 1
 
     def _scalars(self, family: Family) -> Series[Scalar]:
-        series = scalars(family, self._now)
-        if family not in self._hidden:
-            self.series.append(series)
+        series = self._known_scalars.get(family)
+        if series is None:
+            series = self._known_scalars[family] = scalars(family, self._now)
+            if family not in self._hidden:
+                self.series.append(series)
         return series
 
     def _scalar(self, family: Family) -> Scalar:
@@ -302,12 +319,18 @@ class Dialect:
 
     def _split(self, family: Family, *values: str) -> dict[str, Scalar]:
         series = self._scalars(family)
+        for value in values:
+            for labels in self._engines:
+                series.cell(*labels, value)
         return {value: series.cell(*self._labels, value) for value in values}
 
     def _histogram(self, family: Family) -> Histogram:
-        series = histograms(family if family.bounds else replace(family, bounds=self._bounds), self._now)
-        if family not in self._hidden:
-            self.series.append(series)
+        series = self._known_histograms.get(family)
+        if series is None:
+            bounded = family if family.bounds else replace(family, bounds=self._bounds)
+            series = self._known_histograms[family] = histograms(bounded, self._now)
+            if family not in self._hidden:
+                self.series.append(series)
         return series.cell(*self._labels)
 
     def _refusals(self) -> dict[str, Scalar]:

@@ -73,7 +73,7 @@ class Driver:
         self._frozen_us: int | None = None
         """Since when nothing at all is done."""
         self._closed = False
-        clock.attach(self._woken)
+        self._alarm = clock.alarm(self._woken)
 
     def now_us(self) -> int:
         """The present on the engine's clock."""
@@ -114,7 +114,7 @@ class Driver:
         self._paused = True
         if freeze:
             self._frozen_us, self._wake_us = self._clock.now_us(), None
-            self._clock.set_alarm(None)
+            self._alarm.set(None)
             self._tell_idle()
 
     def resume(self) -> None:
@@ -218,7 +218,7 @@ class Driver:
     def _soon(self, now_us: int) -> None:
         if self._frozen_us is None and (self._wake_us is None or self._wake_us > now_us):
             self._wake_us = now_us
-            self._clock.set_alarm(now_us)
+            self._alarm.set(now_us)
 
     def _woken(self) -> None:
         now_us = self._clock.now_us()
@@ -247,4 +247,4 @@ class Driver:
         if self._idle is not None:
             self._tell_idle()
         # An output may have submitted or aborted meanwhile and thus asked for an earlier pass.
-        self._clock.set_alarm(self._wake_us)
+        self._alarm.set(self._wake_us)

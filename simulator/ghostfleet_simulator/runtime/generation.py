@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from ghostfleet_simulator.engine.sequence import Sequence
-from ghostfleet_simulator.runtime.driver import Driver
+from ghostfleet_simulator.runtime.ranks import Ranks
 
 
 class _Answers:
@@ -21,42 +21,42 @@ class _Answers:
 class Generation:
     """The sequences of one request; `wait` returns when all of them have ended."""
 
-    __slots__ = ("_driver", "_open", "_siblings", "_waiter", "sequences")
+    __slots__ = ("_open", "_ranks", "_siblings", "_waiter", "sequences")
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._open = 0
         self._siblings: dict[Sequence, _Answers] = {}
         self._waiter: asyncio.Future[None] | None = None
         self.sequences: list[Sequence] = []
         """In the order of the choices."""
 
-    def begin(self, prompts: list[list[Sequence]]) -> None:
-        """Queue the answers of each prompt, all of them at one moment."""
+    def begin(self, prompts: list[list[Sequence]], rank: int | None) -> None:
+        """Queue the answers of each prompt, all of them at one moment; `rank` is the one that the request names."""
         for sequences in prompts:
             self.sequences += sequences
             self._siblings |= dict.fromkeys(sequences, _Answers(sequences))
         self._open = len(self.sequences)
-        self._driver.submit(*self.sequences)
+        self._ranks.submit(self.sequences, rank)
 
     def ended(self, seq: Sequence) -> None:
         """Said by an output when its sequence has ended, before the request as a whole may go on."""
         answers = self._siblings[seq]
         answers.open -= 1
         if answers.open == 0:
-            self._driver.prompt_done(len(answers.sequences), max(answer.produced for answer in answers.sequences))
+            self._ranks.prompt_done(seq, len(answers.sequences), max(answer.produced for answer in answers.sequences))
         self._open -= 1
         if self._open == 0:
             self._release()
 
     def stop(self, seq: Sequence, stop_string: str) -> None:
         """Said by an output that has come to a stop string before the sequence ended of itself; `ended` follows."""
-        self._driver.end(seq, stop_string)
+        self._ranks.end(seq, stop_string)
 
     def abandon(self) -> None:
         """The client is gone: end what still runs."""
         for seq in self.sequences:
-            self._driver.abandon(seq)
+            self._ranks.abandon(seq)
         self._release()
 
     def _release(self) -> None:

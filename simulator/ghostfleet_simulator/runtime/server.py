@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from ghostfleet_simulator.config import Failure, FailureType, ServerConfig
+from ghostfleet_simulator.config import Failure, FailureType, ServerConfig, seed_of
 from ghostfleet_simulator.document import Document, InForce, restart_hash
-from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.timers import check_pace
 from ghostfleet_simulator.faults.events import EventFaults
@@ -25,19 +24,17 @@ from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.problems import InvalidInput
 from ghostfleet_simulator.runtime.adapters import AdapterRegistry
 from ghostfleet_simulator.runtime.clock import Clock, WallClock
-from ghostfleet_simulator.runtime.driver import Driver, Output
+from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.held import Held
 from ghostfleet_simulator.runtime.outbox import Outbox
 from ghostfleet_simulator.runtime.process_faults import ProcessFaults, end_process
+from ghostfleet_simulator.runtime.ranks import Ranks
 from ghostfleet_simulator.runtime.standby import Standby
 from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
 from ghostfleet_simulator.text.answer import Answer, answers_of
 from ghostfleet_simulator.text.detokenize import Detokenizer
 from ghostfleet_simulator.text.tokenizer import Tokenizer, tokenizer_of
-
-if TYPE_CHECKING:
-    from ghostfleet_simulator.kv_events.publisher import Publisher
 
 _log = logging.getLogger("ghostfleet.server")
 
@@ -74,15 +71,15 @@ class SimulatedServer:
         """Variables that tell where the server runs."""
         self._end = end
         self.tokenizer = tokenizer or tokenizer_of(config.model)
-        self.fingerprint = f"vllm-{config.engine.version}-{restart_hash(config)[-8:]}"
+        size = f"-dp{config.data_parallel_size}" if config.data_parallel_size > 1 else ""
+        self.fingerprint = f"vllm-{config.engine.version}{size}-{restart_hash(config)[-8:]}"
         """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
         self.metrics = ServerMetrics(config)
-        self.faults = FaultInjector(config.seed)
+        self._seed = seed_of(config.seed, config.ranks[0])
+        self.faults = FaultInjector(self._seed)
         self.held = Held(float(config.clock.compression))
         """Injected failures that are under way with an answer."""
-        self._event_faults = EventFaults(config.seed, self.metrics.count_fault)
-        self.kv_events = _publisher(config, self._event_faults, self.metrics, environ)
-        """What publishes KV events, where that is wanted."""
+        self._event_faults = EventFaults(self._seed, self.metrics.count_fault)
         self._flapping = Flapping()
         self._process_faults = ProcessFaults(self.metrics.count_fault, self.crash, float(config.clock.compression))
         self.started = False
@@ -92,15 +89,14 @@ class SimulatedServer:
         self.resources = ExitStack()
         """What is closed with the server."""
         self._live_file = live_file
-        self._engine = Engine(config, entropy=os.urandom(32))
         self._clock = clock or WallClock(compression=Fraction(str(config.clock.compression)))
         self.outbox = Outbox()
         """What the outputs of sequences send goes through it."""
-        publish = self.kv_events.publish if self.kv_events else None
-        self._driver = Driver(self._engine, self._clock, self.metrics, self.outbox, publish)
-        self.standby = Standby(self._driver, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
+        self.ranks = Ranks(config, self._clock, self.outbox, self.metrics, self._event_faults, environ)
+        """The engines."""
+        self.standby = Standby(self.ranks, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
         """Pause and sleep."""
-        self.adapters = AdapterRegistry(config.model.aliases, self._driver, float(config.clock.compression))
+        self.adapters = AdapterRegistry(config.model.aliases, self.ranks, float(config.clock.compression))
         """The LoRA adapters."""
         self._requests = 0
         self.in_force = self._first_state(document or Document.of(config))
@@ -147,7 +143,7 @@ class SimulatedServer:
 
     def _take_over(self) -> None:
         config = self.in_force.document.config
-        self._driver.use(config.profile)
+        self.ranks.use(config.profile)
         self.adapters.use(config.lora)
         self.metrics.use_lora(config.lora)
         self.faults.use(config.failures, headers=config.failure_headers)
@@ -156,7 +152,7 @@ class SimulatedServer:
         self._flapping.use(config.failures, self.now_us() / 1e6)
         self._process_faults.use(config.failures)
         self.metrics.fake(config.fake_metrics)
-        self._answers = answers_of(config.answers, self.tokenizer, self.config.seed)
+        self._answers = answers_of(config.answers, self.tokenizer, self._seed)
         self.metrics.set_profile(self.in_force.revision, self.in_force.document.hash)
 
     # --- generation ------------------------------------------------------------------------------
@@ -168,27 +164,27 @@ class SimulatedServer:
     @property
     def running(self) -> int:
         """Sequences that hold a slot."""
-        return self._engine.running
+        return sum(rank.engine.running for rank in self.ranks)
 
     @property
     def waiting(self) -> int:
         """Sequences in the queue."""
-        return self._engine.waiting
+        return sum(rank.engine.waiting for rank in self.ranks)
 
     @property
     def deferred(self) -> int:
         """Those of them that wait for room for their LoRA adapter."""
-        return self._engine.deferred
+        return sum(rank.engine.deferred for rank in self.ranks)
 
     @property
     def queued_tokens(self) -> int:
         """Tokens of the prompts whose first token has not come."""
-        return sum(len(seq.prompt) for seq in self._engine.sequences if not seq.produced)
+        return sum(len(seq.prompt) for seq in self.ranks.sequences if not seq.produced)
 
     @property
     def kv_usage(self) -> float:
-        """Share of the KV cache in use, 0 to 1."""
-        return self._engine.kv_usage
+        """Share of the KV cache in use, 0 to 1; of several the mean."""
+        return sum(rank.engine.kv_usage for rank in self.ranks) / len(self.ranks)
 
     def detokenizer(self, sampling: Sampling) -> Detokenizer:
         """What turns the tokens of one answer into text and finds its stop strings."""
@@ -202,7 +198,7 @@ class SimulatedServer:
 
     def generate(self, work: Work, arrival_us: int, make_output: OutputFactory) -> Generation:
         """Queue the sequences of a request that arrived at `arrival_us`; their outputs get the tokens as they come."""
-        generation = Generation(self._driver)
+        generation = Generation(self.ranks)
         prompts: list[list[Sequence]] = []
         index = 0
         for prompt in work.prompts:
@@ -240,12 +236,12 @@ class SimulatedServer:
                 seq.owner = make_output(generation, seq, answer, prompt, index)
                 prompts[-1].append(seq)
                 index += 1
-        generation.begin(prompts)
+        generation.begin(prompts, work.rank)
         return generation
 
     def request_ids(self) -> frozenset[str]:
         """The ids by which `abort` knows requests."""
-        names = [seq.id for seq in self._driver.sequences]
+        names = [seq.id for seq in self.ranks.sequences]
         return frozenset(names + [_parent(name) for name in names])
 
     def abort(self, request_ids: Iterable[str] | None) -> int:
@@ -254,25 +250,24 @@ class SimulatedServer:
         Their clients get finish reason `abort`.
         """
         if request_ids is None:
-            names = [seq.id for seq in self._driver.sequences]
-            self._driver.abort(lambda _: True)
+            names = [seq.id for seq in self.ranks.sequences]
+            self.ranks.abort(lambda _: True)
             return len(names) + len({parent for name in names if (parent := _parent(name)) != name})
         wanted = list(request_ids)
         ids = frozenset(wanted)
-        self._driver.abort(lambda seq: seq.id in ids or _parent(seq.id) in ids)
+        self.ranks.abort(lambda seq: seq.id in ids or _parent(seq.id) in ids)
         return len(wanted)
 
     def reset_prefix_cache(self, *, reset_running_requests: bool) -> bool:
         """Forget the prefix cache; False while blocks are in use. Running requests may be preempted for it."""
-        return self._driver.reset_prefix_cache(reset_running_requests=reset_running_requests)
+        return self.ranks.reset_prefix_cache(reset_running_requests=reset_running_requests)
 
     # --- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Say that the server serves."""
         self.started = True
-        if self.kv_events:
-            self.kv_events.start()
+        self.ranks.start()
         self._process_faults.start()
 
     @property
@@ -300,9 +295,9 @@ class SimulatedServer:
         So do those whose requests come from now on, at once.
         """
         self.drain()
-        self._driver.close()
-        await self._driver.idle(grace_seconds)
-        self._driver.abort_all()
+        self.ranks.stop()
+        await self.ranks.idle(grace_seconds)
+        self.ranks.abort_all()
         self.held.stop()
 
     def close(self, *, abruptly: bool = False) -> None:
@@ -312,8 +307,7 @@ class SimulatedServer:
         """
         self.resources.close()
         self._process_faults.close()
-        if self.kv_events:
-            self.kv_events.close(abruptly=abruptly)
+        self.ranks.close(abruptly=abruptly)
         self._clock.close()
 
 
@@ -321,16 +315,6 @@ def _parent(name: str) -> str:
     """Id of the request that a sequence belongs to: of several answers to one prompt each has a number before it."""
     number, _, rest = name.partition("_")
     return rest if rest and number.isdigit() else name
-
-
-def _publisher(
-    config: ServerConfig, faults: EventFaults, metrics: ServerMetrics, environ: Mapping[str, str]
-) -> Publisher | None:
-    if metrics.kv_events is None:
-        return None
-    from ghostfleet_simulator.kv_events.publisher import Publisher  # noqa: PLC0415 - ZeroMQ loads only where needed
-
-    return Publisher(config, faults, metrics.kv_events, environ=environ)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Final
 
-from ghostfleet_simulator.runtime.driver import Driver
+from ghostfleet_simulator.runtime.ranks import Ranks
 
 _log = logging.getLogger("ghostfleet.standby")
 
@@ -41,9 +41,9 @@ class Standby:
     `sleep` included, they wait. Nothing is generated while memory is away, resumed or not.
     """
 
-    def __init__(self, driver: Driver, wake_up_seconds: float, show: Callable[[str | None], None]) -> None:
+    def __init__(self, ranks: Ranks, wake_up_seconds: float, show: Callable[[str | None], None]) -> None:
         """`wake_up_seconds`: how long all memory takes to come back; `show` is told the state, as metrics name it."""
-        self._driver = driver
+        self._ranks = ranks
         self._wake_up_seconds = wake_up_seconds
         self._show = show
         self._away: set[str] = set()
@@ -65,18 +65,18 @@ class Standby:
     async def _pause(self, mode: PauseMode, *, clear_cache: bool) -> None:
         self.paused = True
         if mode is PauseMode.ABORT:
-            self._driver.abort_all()
-        self._driver.pause(freeze=mode is PauseMode.KEEP)
+            self._ranks.abort_all()
+        self._ranks.pause(freeze=mode is PauseMode.KEEP)
         if mode is PauseMode.WAIT:
-            await self._driver.idle()
+            await self._ranks.idle()
         if clear_cache:
-            self._driver.reset_prefix_cache(reset_running_requests=True)
+            self._ranks.reset_prefix_cache(reset_running_requests=True)
 
     def resume(self) -> None:
         """Generate again."""
         self.paused = self.refuses = False
         if not self._away:
-            self._driver.resume()
+            self._ranks.resume()
 
     async def sleep(self, level: int, mode: PauseMode) -> None:
         """Level 0 only pauses; 1 and 2 drop the KV cache, and put the weights aside or drop them too."""
@@ -89,11 +89,11 @@ class Standby:
 
     def release_kv_cache(self) -> None:
         """Give the memory of the KV cache away. Raises `NotPaused`."""
-        if not self.paused or self._driver.sequences:
+        if not self.paused or self._ranks.sequences:
             raise NotPaused("release_kv_cache_memory() requires a completed pause first")
         if self._away:
             raise NotPaused("release_kv_cache_memory() requires all executor memory to be resident")
-        self._driver.reset_prefix_cache(reset_running_requests=True)
+        self._ranks.reset_prefix_cache(reset_running_requests=True)
         self._away = {KV_CACHE}
         self._show(None)
 

@@ -134,6 +134,8 @@ class Work:
     """Blocks that other sequences have computed are used."""
     remote_prefill: bool = False
     """The prompts were computed by another server, whose KV cache is transferred (`kv_transfer_params`)."""
+    rank: int | None = None
+    """The engine that the request names, by its place among those of the server; otherwise the server chooses."""
     rejection: Exception | None = None
     """What the engine finds wrong once it gets the request. vLLM has begun the response by then: without streaming it
     is the answer, in a stream it is an error frame behind status 200."""

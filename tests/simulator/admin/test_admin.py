@@ -219,6 +219,13 @@ async def test_the_state_tells_what_runs(admin: httpx.AsyncClient, server: Simul
     server.metrics.on_fault(FailureType.RATE_LIMIT, "cmpl-1")
     state = (await admin.get("/admin/state")).json()
     assert 0 <= state.pop("uptimeSeconds") < 60
+    requests = {
+        **dict.fromkeys(("stop", "length", "abort", "error", "repetition"), 0),
+        "preemptions": 0,
+        "promptTokens": 0,
+        "generationTokens": 0,
+    }
+    load = {"running": 0, "waiting": 0, "deferred": 0, "kvUsage": 0, "kvEvents": None}
     assert state == {
         "revision": 7,
         "hash": live_hash(_config()),
@@ -226,19 +233,10 @@ async def test_the_state_tells_what_runs(admin: httpx.AsyncClient, server: Simul
         "model": "m",
         "ready": True,
         "draining": False,
-        "requests": {
-            **dict.fromkeys(("stop", "length", "abort", "error", "repetition"), 0),
-            "fault": 1,
-            "preemptions": 0,
-            "promptTokens": 0,
-            "generationTokens": 0,
-        },
-        "running": 0,
-        "waiting": 0,
-        "deferred": 0,
+        "requests": {**requests, "fault": 1},
         "adapters": [],
-        "kvUsage": 0,
-        "kvEvents": None,
+        **load,
+        "ranks": [{"rank": 0, "requests": requests, **load}],
     }
 
 

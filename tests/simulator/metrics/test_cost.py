@@ -25,11 +25,11 @@ def move(metrics: ServerMetrics, number: int) -> None:
     step.tokens, step.first, step.finished, step.prompt_tokens, step.cached_tokens = [seq], [seq], [seq], 40, 16
     step.gaps[20_000 + number] += 3
     step.queried_tokens, step.hit_tokens, step.preempted = 40, 16, 1
-    metrics.on_step(step, number, running=number, waiting=number % 7, deferred=0, kv_usage=number / 1e4)
-    metrics.on_first_token(seq, 2_000 * number)
-    metrics.on_finished(seq, 9_000 * number)
-    metrics.on_prompt_done(1, 10)
-    metrics.on_wake(number)
+    metrics.engines[0].on_step(step, number, running=number, waiting=number % 7, deferred=0, kv_usage=number / 1e4)
+    metrics.engines[0].on_first_token(seq, 2_000 * number)
+    metrics.engines[0].on_finished(seq, 9_000 * number)
+    metrics.engines[0].on_prompt_done(1, 10)
+    metrics.engines[0].on_wake(number)
     for route in ROUTES:
         metrics.on_http(route, "POST", 200, 100 + number, 2_000, 0.1)
 

@@ -84,8 +84,8 @@ def test_the_truth_goes_on_behind_it_and_comes_back(metrics: ServerMetrics) -> N
     """What reads the real cells is not misled, and what was counted meanwhile is not lost."""
     success = 'vllm:request_success_total{finished_reason="stop"}'
     metrics.fake({success: "100", "vllm:num_requests_running": "9"})
-    metrics.measures.finished["stop"].value += 2
-    metrics.measures.running.value = 1
+    metrics.engines[0].measures.finished["stop"].value += 2
+    metrics.engines[0].measures.running.value = 1
     assert shown(metrics, "vllm:request_success_total", finished_reason="stop") == 100
     assert shown(metrics, "vllm:num_requests_running") == 9
     assert metrics.totals()["stop"] == 2

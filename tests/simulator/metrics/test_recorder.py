@@ -53,11 +53,11 @@ def _run(metrics: ServerMetrics, requests: list[tuple[int, int, int]], seqs: int
             sequences.append(seq)
             engine.add(seq, now)
         step = engine.advance(now)
-        metrics.on_step(step, now, engine.running, engine.waiting, 0, engine.kv_usage)
+        metrics.engines[0].on_step(step, now, engine.running, engine.waiting, 0, engine.kv_usage)
         for seq in step.first:
-            metrics.on_first_token(seq, now)
+            metrics.engines[0].on_first_token(seq, now)
         for seq in step.finished:
-            metrics.on_finished(seq, now)
+            metrics.engines[0].on_finished(seq, now)
         wake = max(step.wake_us, now) if step.wake_us is not None else None
     return sequences
 
@@ -120,7 +120,7 @@ def test_the_books_balance_whatever_was_served(requests: list[tuple[int, int, in
     config = validated(ServerConfig, {"model": {"name": "m", "maxModelLen": 4096}})
     metrics = ServerMetrics(config)
     sequences = _run(metrics, requests)
-    m, totals = metrics.measures, metrics.totals()
+    m, totals = metrics.engines[0].measures, metrics.totals()
     tokens = sum(answer for _, _, answer in requests)
     assert totals["generationTokens"] == tokens == m.request_generation_tokens.sum
     assert totals["promptTokens"] == sum(prompt for _, prompt, _ in requests) == m.request_prompt_tokens.sum
@@ -139,7 +139,7 @@ def test_the_books_balance_whatever_was_served(requests: list[tuple[int, int, in
 
 
 def test_the_gauges_tell_of_the_last_step(metrics: ServerMetrics, value: Value) -> None:
-    metrics.on_step(Step(), 0, 3, 5, 2, 0.25)
+    metrics.engines[0].on_step(Step(), 0, 3, 5, 2, 0.25)
     assert value("vllm:num_requests_running") == 3
     assert value("vllm:num_requests_waiting") == 7
     assert value("vllm:num_requests_waiting_by_reason", reason="capacity") == 5
@@ -151,7 +151,7 @@ def test_the_gauges_tell_of_the_last_step(metrics: ServerMetrics, value: Value) 
 def test_preemptions_are_counted_also_without_output(metrics: ServerMetrics, value: Value) -> None:
     step = Step()
     step.preempted = 2
-    metrics.on_step(step, 0, 1, 2, 0, 1.0)
+    metrics.engines[0].on_step(step, 0, 1, 2, 0, 1.0)
     assert value("vllm:num_preemptions_total") == 2
 
 
@@ -163,7 +163,7 @@ def _sequence(**facts: object) -> Sequence:
 
 
 def test_a_sequence_aborted_in_the_queue_has_no_negative_times(metrics: ServerMetrics, value: Value) -> None:
-    metrics.on_finished(_sequence(queued_us=1_000_000, finish_reason="abort"), 3_000_000)
+    metrics.engines[0].on_finished(_sequence(queued_us=1_000_000, finish_reason="abort"), 3_000_000)
     assert value("vllm:request_success_total", finished_reason="abort") == 1
     assert value("vllm:e2e_request_latency_seconds_sum") == 2
     for phase in ("queue", "prefill", "decode", "inference"):
@@ -172,7 +172,7 @@ def test_a_sequence_aborted_in_the_queue_has_no_negative_times(metrics: ServerMe
 
 def test_a_client_that_goes_away_is_remembered_and_not_counted(metrics: ServerMetrics, value: Value) -> None:
     before = metrics.totals()
-    metrics.on_aborted(_sequence(queued_us=1_000_000, finish_reason="abort"), 3_000_000)
+    metrics.engines[0].on_aborted(_sequence(queued_us=1_000_000, finish_reason="abort"), 3_000_000)
     assert metrics.totals() == before
     assert value("vllm:e2e_request_latency_seconds_count") == 0
     (record,) = metrics.requests.newest()
@@ -180,7 +180,7 @@ def test_a_client_that_goes_away_is_remembered_and_not_counted(metrics: ServerMe
 
 
 def test_the_answers_of_one_prompt_are_counted_together(metrics: ServerMetrics, value: Value) -> None:
-    metrics.on_prompt_done(3, 120)
+    metrics.engines[0].on_prompt_done(3, 120)
     assert value("vllm:request_params_n_sum") == 3
     assert value("vllm:request_max_num_generation_tokens_sum") == 120
 
@@ -217,7 +217,7 @@ def test_faults_wakes_and_the_profile_are_told_under_our_own_names(metrics: Serv
     assert value("ghostfleet_faults_total", type="ServerError") == 0
     metrics.on_fault(FailureType.SERVER_ERROR)
     assert value("ghostfleet_faults_total", type="ServerError") == 1
-    metrics.on_wake(700)
+    metrics.engines[0].on_wake(700)
     assert value("ghostfleet_wake_lateness_seconds_bucket", le="0.0005") == 0
     assert value("ghostfleet_wake_lateness_seconds_bucket", le="0.001") == 1
     metrics.set_profile(1, "sha256:a")
@@ -264,9 +264,9 @@ def test_a_step_of_many_sequences_costs_no_more_than_one_of_few(metrics: ServerM
     step = SimpleNamespace(
         tokens=_OnlyCountable(), gaps={20_000: 512}, prompt_tokens=0, cached_tokens=0, queried_tokens=0, preempted=0
     )
-    metrics.on_step(step, 0, 512, 0, 0, 0.5)  # type: ignore[arg-type]  # a step without iterable tokens
+    metrics.engines[0].on_step(step, 0, 512, 0, 0, 0.5)  # type: ignore[arg-type]  # a step without iterable tokens
     assert metrics.totals()["generationTokens"] == 512
-    assert sum(metrics.measures.inter_token_latency.counts) == 512
+    assert sum(metrics.engines[0].measures.inter_token_latency.counts) == 512
 
 
 def test_a_scrape_after_every_cell_moved_takes_well_under_a_millisecond(metrics: ServerMetrics) -> None:

@@ -186,6 +186,6 @@ def test_the_content_type_is_prometheus_clients() -> None:
 
 def test_two_servers_in_a_process_share_nothing() -> None:
     one, other = (ServerMetrics(ServerConfig(model=ModelSettings(name=name))) for name in ("a", "b"))
-    one.on_prompt_done(1, 10)
+    one.engines[0].on_prompt_done(1, 10)
     assert 'request_params_n_count{engine="0",model_name="a"} 1' in one.render().decode()
     assert 'request_params_n_count{engine="0",model_name="b"} 0' in other.render().decode()

@@ -82,7 +82,7 @@ def sequence(index: int, recording: Recording, clock: Clock) -> Sequence:
 async def in_real_time(server: ServerConfig, requests: int, compression: int = 1) -> Recording:
     """Requests that come every 5 to 13 ms."""
     clock, recording = WallClock(compression=Fraction(compression)), Recording()
-    driver = Driver(Engine(server), clock, ServerMetrics(server), Outbox())
+    driver = Driver(Engine(server), clock, ServerMetrics(server).engines[0], Outbox())
     for index in range(requests):
         driver.submit(sequence(index, recording, clock))
         await asyncio.sleep((5 + 3 * index % 8) / 1000)
@@ -94,7 +94,7 @@ async def in_real_time(server: ServerConfig, requests: int, compression: int = 1
 def on_the_virtual_clock(server: ServerConfig, recorded: Recording) -> Recording:
     """The same requests at the same times."""
     clock, recording = VirtualClock(recorded.arrivals[0].queued_us), Recording()
-    driver = Driver(Engine(server), clock, ServerMetrics(server), Outbox())
+    driver = Driver(Engine(server), clock, ServerMetrics(server).engines[0], Outbox())
     for index, seq in enumerate(recorded.arrivals):
         clock.run(until_us=seq.queued_us)
         driver.submit(sequence(index, recording, clock))
@@ -135,7 +135,7 @@ async def test_the_answers_of_a_request_come_into_the_same_step() -> None:
     """They are queued at one moment, so also in real time no step begins between them."""
     server = config({"backend": "StepTime", "stepTime": {"baseUs": 2000}})
     clock, recording = WallClock(), Recording()
-    driver = Driver(Engine(server), clock, ServerMetrics(server), Outbox())
+    driver = Driver(Engine(server), clock, ServerMetrics(server).engines[0], Outbox())
     driver.submit(*(sequence(index, recording, clock) for index in range(20)))
     await driver.idle(10)
     clock.close()
@@ -147,7 +147,7 @@ async def test_a_compressed_clock_divides_every_wait() -> None:
     """Half a second of modelled time to a first token passes in a tenth of it; what is told is modelled time."""
     server = config({"simple": {"timeToFirstToken": "500ms"}}, clock={"compression": 10})
     clock, recording = WallClock(compression=Fraction(10)), Recording()
-    metrics = ServerMetrics(server)
+    metrics = ServerMetrics(server).engines[0]
     driver = Driver(Engine(server), clock, metrics, Outbox())
     begin = time.monotonic()
     driver.submit(sequence(0, recording, clock))
@@ -165,11 +165,11 @@ async def test_the_alarm_of_a_wall_clock_never_rings_early(compression: str) -> 
     """Whatever the compression; the present then is at or after the time that was set."""
     clock = WallClock(compression=Fraction(compression))
     rung = asyncio.Event()
-    clock.attach(rung.set)
+    alarm = clock.alarm(rung.set)
     for wait_us in (1, 999, 5_000, 20_001):
         at_us = clock.now_us() + wait_us
         rung.clear()
-        clock.set_alarm(at_us)
+        alarm.set(at_us)
         await asyncio.wait_for(rung.wait(), 5)
         assert at_us <= clock.now_us() < at_us + LATENESS_US * Fraction(compression)
     clock.close()
