@@ -12,7 +12,7 @@ from ghostfleet_simulator.api import preflight
 from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION
-from ghostfleet_simulator.config import FixedConfig, ModelSettings
+from ghostfleet_simulator.config import ServerConfig, ModelSettings
 from ghostfleet_simulator.runtime.work import Kind, Work
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def facts(tokenizer: Tokenizer) -> Facts:
     model = ModelSettings(name="org/base", served_names=("one", "two"), max_model_len=LONGEST)
-    return Facts.of(FixedConfig(model=model), tokenizer)
+    return Facts.of(ServerConfig(model=model), tokenizer)
 
 
 def judge(facts: Facts, body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Work:

@@ -14,7 +14,7 @@ from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.judging import Judged, judged_completion, to_abort, tokenized
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.reading import BodyReader
-from ghostfleet_simulator.config import FixedConfig, ModelSettings
+from ghostfleet_simulator.config import ServerConfig, ModelSettings
 from ghostfleet_simulator.runtime.work import Work
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
@@ -31,7 +31,7 @@ def children() -> set[int]:
 
 @pytest.fixture
 def facts(tokenizer: Tokenizer) -> Facts:
-    return Facts.of(FixedConfig(model=ModelSettings(name="m", max_model_len=512)), tokenizer)
+    return Facts.of(ServerConfig(model=ModelSettings(name="m", max_model_len=512)), tokenizer)
 
 
 @pytest.fixture
