@@ -12,7 +12,7 @@ from ghostfleet_simulator.api import preflight
 from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION
-from ghostfleet_simulator.config import ServerConfig, ModelSettings
+from ghostfleet_simulator.config import ModelSettings, ServerConfig
 from ghostfleet_simulator.runtime.work import Kind, Work
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 

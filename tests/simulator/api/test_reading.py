@@ -14,7 +14,7 @@ from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.judging import Judged, judged_completion, to_abort, tokenized
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.reading import BodyReader
-from ghostfleet_simulator.config import ServerConfig, ModelSettings
+from ghostfleet_simulator.config import ModelSettings, ServerConfig
 from ghostfleet_simulator.runtime.work import Work
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
