@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and docs/metrics.md from the settings and the declared metrics; `--check` compares."""
+"""Write the generated pages of docs/ from the settings and the declared metrics; `--check` compares."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ghostfleet_operator.kinds.reference import code, type_text
 from ghostfleet_operator.kinds.schema import fields, structural
 from ghostfleet_simulator.arguments import PROCESS_OPTIONS, Setting, settings
 from ghostfleet_simulator.config import LIVE_FIELDS, ServerConfig
+from ghostfleet_simulator.llmd.settings import SETTINGS, shown_default
 from ghostfleet_simulator.metrics import http, lora, offload, own, process, sleep, vllm
 from ghostfleet_simulator.metrics.families import Family, Kind
 from ghostfleet_simulator.metrics.render import bound_text
@@ -151,6 +152,77 @@ def _families(module: object) -> list[Family]:
     return [family for family in vars(module).values() if isinstance(family, Family)]
 
 
+_FROM_LLMD: Final = """\
+# Coming from llm-d-inference-sim
+
+A command line, a file or a manifest that is written for llm-d-inference-sim works here as it is. Facts about it are
+those of its commit eec055a (August 2026).
+
+## Swap it
+
+| what you have | what to change |
+| --- | --- |
+| a command line | put `ghostfleet serve --as llm-d-inference-sim` in the place of `llm-d-inference-sim` |
+| a container | take the image `ghostfleet-sim` and set the variable `GHOSTFLEET_AS=llm-d-inference-sim`; `args` stay |
+| code that calls `/admin/config`, `/fake_metrics`, `/health/ready` | nothing |
+
+```sh
+ghostfleet serve --as llm-d-inference-sim --model food-review --mode echo --time-to-first-token 100ms --v 4
+```
+
+In a pod `args` take the place of the image's own `serve`; where they begin with a flag, they are those of a server.
+
+Its flags keep their names, defaults and rules; `--config FILE`, `SIM_MODEL`, `PYTHONHASHSEED`, `VLLM_SERVER_DEV_MODE`,
+`POD_IP`, `POD_NAME` and `POD_NAMESPACE` (or `NAMESPACE`) mean what they mean there. Flags of `ghostfleet serve` that it
+does not have, such as `--admin-port`, `--log-format` or `--vllm-version`, may stand among them. One line for each flag
+that is not quite the same here says what becomes of it. What is wrong is one line and exit code 2, where
+llm-d-inference-sim ends with 0.
+
+A server that is configured in another way has its routes with `http.llmdSimRoutes` (`--llmd-sim-routes`).
+
+## What is different, and why
+
+| | llm-d-inference-sim | here |
+| --- | --- | --- |
+| times | cut to whole milliseconds; each request sleeps by itself | exact to the microsecond; one engine for all |
+| a client that leaves | its slot stays taken to the end | its request ends at the next step, its blocks are free |
+| KV cache | only prompts take blocks; a full cache is an error 500 | answers take blocks, too; where it is full, \
+requests wait or are preempted, as in vLLM |
+| block hashes | FNV | vLLM's, derived from content |
+| KV events | sequence numbers from 1; only connects, also to `tcp://*:5557` | from 0; binds where there is a `*`, so \
+that a scheduler can subscribe to each pod; tells of answers, too |
+| prompts found in the cache | the whole of one | all but its last token, as in vLLM |
+| metrics | vLLM's names, two of them misspelt; series come late and are lost under load | vLLM's names and labels \
+(`engine`, `finished_reason`), there from the start |
+| time to first token in metrics | without the queue, the nominal value | as a client sees it |
+| fake metrics | nothing but them; misled load factor | those named, over the truth; can be had at any time |
+| `--enable-kvcache false`, `--enable-sleep-mode=false` | on | off |
+| a duration without a unit | refused | milliseconds, with a warning; in `/admin/config` nanoseconds, as there |
+| `global-cache-hit-threshold`, `total-prompt-tokens` in a file | lost | read |
+| a request beyond the context | found out when it has waited | refused at once |
+| echo | never cut | cut at `max_tokens`; without it whole |
+| random texts | eleven sentences | other ones; lengths are distributed in the same way |
+| tokens | a renderer beside it for names of real models | the tokenizer that comes along, or a folder (`--tokenizer`) |
+| `X-Return-Error` | any number | 400 to 599 |
+| loading adapters | anything goes | vLLM's checks and answers |
+| errors, streams, ids | its own subset | vLLM's, field by field |
+| version of vLLM that is shown | none | 0.19, or 0.24 with `use-vllm-map-event-format`: those write KV events with \
+its fields; `--vllm-version` says otherwise |
+| `POST /admin/config` on a pod of the operator | | holds until the operator restores its own |
+
+## Each setting
+
+*same*: means the same. *close*: means nearly the same. *not needed*: nothing is lost without it. *missing*: there is
+nothing like it yet; it is taken, and a line says so. TLS is the exception: a server that cannot encrypt does not start.
+
+| flag, key | default | | field here | remark |
+| --- | --- | --- | --- | --- |
+{settings}
+
+Flags of klog: `-v` and `--v` from 4 on are `--log-level debug`; the others are not needed.
+"""
+
+
 def _buckets(family: Family) -> str:
     if family.kind is not Kind.HISTOGRAM:
         return ""
@@ -190,9 +262,26 @@ def metrics() -> str:
     )
 
 
+def from_llmd() -> str:
+    """The page for those who come from llm-d-inference-sim."""
+    rows = []
+    for setting in SETTINGS.values():
+        becomes, default = setting.becomes, shown_default(setting.name)
+        mark = " (live)" if setting.hot else ""
+        field = f"`{becomes.field}`" if becomes.field else ""
+        rows.append(
+            _row(f"`{setting.name}`{mark}", code(default) if default else "", becomes.fate.value, field, becomes.why)
+        )
+    return _NOTICE + _FROM_LLMD.format(settings="\n".join(rows))
+
+
 def generated() -> dict[str, str]:
-    """Both pages: path from the root of the project, and text."""
-    return {"docs/configuration.md": configuration(), "docs/metrics.md": metrics()}
+    """The pages: path from the root of the project, and text."""
+    return {
+        "docs/configuration.md": configuration(),
+        "docs/from-llm-d-inference-sim.md": from_llmd(),
+        "docs/metrics.md": metrics(),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """The command line of `ghostfleet serve`: which flags there are, and how an argument list is cut into flags and values.
 
 The flags are derived from the settings models: every field that carries `Flag` is one. The flags of `vllm serve` and of
-llm-d-inference-sim that mean nothing here are data with their arity, so a command line written for either works.
+llm-d-inference-sim that mean nothing here are known with their arity, so a command line written for either works.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final, get_args, get_origin
 from pydantic import BaseModel
 
 from ghostfleet_simulator.config import Flag, Live, LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.llmd.arguments import values_of_flags
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest
 
 RATE_FLAG: Final = "failure-injection-rate"
@@ -130,10 +131,10 @@ class ForeignFlag:
 def foreign_flags() -> dict[str, ForeignFlag]:
     """Flags that are accepted and skipped, by their spelling with dashes; vLLM's win where both programs have one."""
     found: dict[str, ForeignFlag] = {}
-    for name in ("llmd_flags.json", "vllm_flags.json"):
-        data = json.loads(resources.files("ghostfleet_simulator").joinpath("data", name).read_text())
-        for spelling, arity in data["flags"].items():
-            found[spelling] = ForeignFlag(spelling, data["program"], Arity(arity))
+    data = json.loads(resources.files("ghostfleet_simulator").joinpath("data", "vllm_flags.json").read_text())
+    for program, flags in (("llm-d-inference-sim", values_of_flags()), (data["program"], data["flags"])):
+        for spelling, arity in flags.items():
+            found[spelling] = ForeignFlag(spelling, program, Arity(arity))
     return found
 
 

@@ -27,10 +27,19 @@ from ghostfleet_simulator.arguments import (
     scan,
     settings,
 )
-from ghostfleet_simulator.config import BY_RATE, TYPED_ERRORS, FailureType, LogFormat, LogLevel, ServerConfig
+from ghostfleet_simulator.config import (
+    BY_RATE,
+    TYPED_ERRORS,
+    FailureType,
+    LogFormat,
+    LogLevel,
+    ServerConfig,
+    equal_shares,
+)
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.files import read_mapping
-from ghostfleet_simulator.llmd_metrics import fake_metrics
+from ghostfleet_simulator.llmd.fake_metrics import fake_metrics
+from ghostfleet_simulator.llmd.settings import LlmdSettings
 from ghostfleet_simulator.lora_modules import adapters_of
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
 
@@ -47,7 +56,6 @@ _VLLM_VARIABLES: Final = {
 """Variables that vLLM reads; an empty one says something only of the seed."""
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
-_SHARE_UNITS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,8 @@ class Options:
     """Keys of which a request to the serving API must bring one as bearer token; without any it needs none."""
     live_file: Path | None = None
     """File that keeps the document in force over restarts of the process."""
+    llmd: LlmdSettings | None = None
+    """What llm-d-inference-sim's command line said, where that was it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +111,17 @@ class _File:
         return f"{parts[0]}: {'.'.join(filter(None, parts[1:]))}" if path else parts[0]
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str]) -> LoadedConfig:
+def load(argv: Sequence[str], environ: Mapping[str, str], base: Mapping[str, Any] | None = None) -> LoadedConfig:
     """The configuration that arguments (without the program's name), environment and file describe together.
 
-    Raises `InvalidInput`; each problem's path is a flag, a variable or `FILE: field`, as it was written.
+    `base` is what another program's command line says; it counts as a file does. Raises `InvalidInput`; each problem's
+    path is a flag, a variable, a field of `base`, or `FILE: field`, as it was written.
     """
     known = settings()
     arguments = scan(argv, known)
     given = _from_environment(environ, known)
     given |= {flag: _Given(values, f"--{flag}") for flag, values in arguments.values.items()}
-    file = _read_file(Path(given["config"].values[-1]), known) if "config" in given else _File()
+    file = _read_file(Path(given["config"].values[-1]), known) if "config" in given else _File(tree=dict(base or {}))
     given = file.flags | given
     warnings = [
         f"{flag.spelling} is a flag of {flag.program} that has no effect here; it is skipped"
@@ -145,7 +156,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> LoadedConfig:
     try:
         config = validated(ServerConfig, tree)
     except InvalidInput as error:
-        raise InvalidInput(_located(problem, given, known, file) for problem in error.problems) from None
+        raise InvalidInput(
+            _located(problem, given, known, file, based=base is not None) for problem in error.problems
+        ) from None
     document = Document.of(config, file.document.revision) if file.document else None
     return LoadedConfig(config, document, tuple(warnings), options)
 
@@ -347,15 +360,7 @@ def _inject(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warn
         if types and types.values
         else list(TYPED_ERRORS)
     )
-    total = int(word) * _SHARE_UNITS // 100
-    units = dict.fromkeys(chosen, 0)
-    for index, failure in enumerate(chosen):
-        units[FailureType(failure)] += total // len(chosen) + (index < total % len(chosen))
-    tree["failures"] = [
-        {"type": failure.value, "probability": format(Decimal(share) / _SHARE_UNITS, "f")}
-        for failure, share in units.items()
-        if share
-    ]
+    tree["failures"] = equal_shares(int(word), [FailureType(failure) for failure in chosen])
 
 
 def _options(given: Mapping[str, _Given], known: Mapping[str, Setting]) -> Options:
@@ -378,7 +383,9 @@ def _options(given: Mapping[str, _Given], known: Mapping[str, Setting]) -> Optio
     )
 
 
-def _located(problem: Problem, given: Mapping[str, _Given], known: Mapping[str, Setting], file: _File) -> Problem:
+def _located(
+    problem: Problem, given: Mapping[str, _Given], known: Mapping[str, Setting], file: _File, *, based: bool
+) -> Problem:
     """The problem under the flag, variable or file that it comes from."""
     dotted = re.sub(r"\[\d+\]", "", problem.path)
     by_path = {setting.dotted: setting.flag for setting in known.values() if setting.path}
@@ -391,8 +398,8 @@ def _located(problem: Problem, given: Mapping[str, _Given], known: Mapping[str, 
     for end in range(1, len(parts)):
         if (whole := by_path.get(".".join(parts[:end]), "")) in given:
             return Problem(given[whole].source, f"{'.'.join(parts[end:])}: {problem.message}")
-    if dotted == "model" and not file.tree.get("model"):
+    if dotted == "model" and not file.tree.get("model") and not based:
         return Problem("--model", "required, but not given")
-    if file.path is None and flag:
+    if file.path is None and flag and not based:
         return Problem(f"--{flag}", problem.message)
     return Problem(file.place(problem.path), problem.message) if file.path else problem

@@ -251,3 +251,33 @@ def test_the_operator_without_its_extra_says_what_to_install(tmp_path: Path) -> 
         "ghostfleet operator: needs kopf, which the extra `operator` brings: "
         f"pip install 'ghostfleet[operator]=={__version__}'\n"
     )
+
+
+# --- in the place of llm-d-inference-sim -------------------------------------------------------------
+
+
+LLMD = "llm-d-inference-sim"
+
+
+@pytest.mark.parametrize("words", [["serve", "--as", LLMD], ["serve", f"--as={LLMD}"], ["--as", LLMD], ["--model=m"]])
+def test_its_command_line_is_judged_by_its_rules(words: list[str]) -> None:
+    """By a flag or a variable, with the word `serve` or, as in a pod's args, without it."""
+    variables = {} if LLMD in " ".join(words) else {"GHOSTFLEET_AS": LLMD}
+    result = run(*words, "--model", "m", "--block-size", "24", **variables)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "ghostfleet serve: --block-size: 24 is not one of 8, 16, 32, 64, 128\n"
+
+
+def test_its_flags_are_explained() -> None:
+    result = run("serve", "--as", LLMD, "--help")
+    assert result.returncode == 0
+    assert "\n  --max-num-seqs (default: 5)\n      is scheduling.maxNumSeqs\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [(["--as"], "needs a value"), (["--as", "tgi"], "'tgi' is not one of vllm, llm-d-inference-sim")],
+)
+def test_other_programs_are_not_known(words: list[str], problem: str) -> None:
+    result = run("serve", *words)
+    assert (result.returncode, result.stderr) == (2, f"ghostfleet serve: --as: {problem}\n")

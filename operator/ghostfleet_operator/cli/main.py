@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"ghostfleet {__version__}")  # noqa: T201
         return Exit.OK
+    if name.startswith("-"):
+        # A pod's `args` take the place of the image's `serve`: flags alone are those of a server.
+        return _run("serve", arguments)
     if name not in _COMMANDS:
         import difflib  # noqa: PLC0415 - only a mistake needs it
 

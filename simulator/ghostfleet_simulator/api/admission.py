@@ -14,6 +14,9 @@ _BUSY = (
 )
 _BACKLOG = "The engine has reached its prefill token backlog limit. Please try again later or on a different instance."
 
+_QUEUE_FULL = "Failed to enqueue request, waiting requests queue is full"
+"""llm-d-inference-sim's words."""
+
 
 def check_admission(server: SimulatedServer, n: int) -> None:
     """Raise the 503 of a request for `n` sequences if the queue limits do not let it in. Counts it, too."""
@@ -40,7 +43,8 @@ def refused_prompt(server: SimulatedServer, work: Work) -> ApiError | None:
 
 def _limited(server: SimulatedServer) -> bool:
     limits = server.config.scheduling
-    return limits.max_num_queued_reqs is not None or limits.max_num_queued_tokens is not None
+    limited = (limits.max_num_queued_reqs, limits.max_num_queued_tokens, limits.max_waiting_reqs)
+    return any(limit is not None for limit in limited)
 
 
 def _refusal(server: SimulatedServer, n: int, sequences: int, tokens: int) -> ApiError | None:
@@ -54,4 +58,7 @@ def _refusal(server: SimulatedServer, n: int, sequences: int, tokens: int) -> Ap
     if most is not None and server.queued_tokens + tokens >= most:
         server.metrics.on_turned_away("max_num_queued_tokens")
         return unavailable(_BACKLOG)
+    most = limits.max_waiting_reqs
+    if most is not None and server.running + server.waiting + sequences + n > server.config.limits.max_num_seqs + most:
+        return ApiError(429, "RateLimitError", _QUEUE_FULL)
     return None

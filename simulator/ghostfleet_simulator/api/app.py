@@ -18,6 +18,7 @@ from ghostfleet_simulator.api.fault_gate import FaultGate
 from ghostfleet_simulator.api.generate import Generating, failure, generation
 from ghostfleet_simulator.api.hot import Application, HotRoutes, Shortcut
 from ghostfleet_simulator.api.instrumentation import Instrumented
+from ghostfleet_simulator.api.llmd import llmd_routes
 from ghostfleet_simulator.api.load import Load, LoadTracking
 from ghostfleet_simulator.api.lora import adapters
 from ghostfleet_simulator.api.openapi import describe
@@ -25,15 +26,17 @@ from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.reading import BodyReader
 from ghostfleet_simulator.api.routes import information, tokenization, tokenizer_information
 from ghostfleet_simulator.api.scale_out import sagemaker, scale_out
+from ghostfleet_simulator.llmd.settings import LlmdSettings
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
 _log = logging.getLogger("ghostfleet.api")
 
 
-def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
+def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdSettings | None = None) -> FastAPI:
     """The serving API of `server`: vLLM's routes; what is ours is in headers and on the admin port.
 
-    With `api_keys` the routes that begin with `/v1` and the like want one of them.
+    With `api_keys` the routes that begin with `/v1` and the like want one of them. `llmd` is the command line of
+    llm-d-inference-sim that the server was started with, if that was it.
     """
     facts = Facts.of(server.config, server.tokenizer, server.adapters.names)
     http, load = server.config.http, Load()
@@ -60,6 +63,8 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = ()) -> FastAPI:
         app.include_router(adapters(server))
     if http.enable_tokenizer_info_endpoint:
         app.include_router(tokenizer_information(server.tokenizer))
+    if http.llmd_sim_routes:
+        app.include_router(llmd_routes(server, llmd))
     if http.development_mode:
         app.include_router(development(server))
     describe(app)

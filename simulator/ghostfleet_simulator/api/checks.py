@@ -56,7 +56,7 @@ def completion(data: dict[str, Any]) -> None:
     _structured_outputs(data, "structured_outputs")
     _response_format(data)
     if data.get("max_tokens") is None:
-        data["max_tokens"] = 16
+        data.pop("max_tokens", None)  # so it is the default of the field
     _cache_salt(data)
     _mm_payload(data)
 

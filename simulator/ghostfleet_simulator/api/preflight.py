@@ -133,7 +133,8 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
     facts.check_model(request.model)
     lora = facts.adapters.get(request.model)
     _refuse_suffix(request)
-    limits = _Limits(request, facts, None, request.max_tokens)
+    to_the_end = facts.settings.completions_to_the_end and "max_tokens" not in request.model_fields_set
+    limits = _Limits(request, facts, None, None if to_the_end else request.max_tokens)
     if request.prompt_embeds is not None:
         raise _refused_embeds(request)
     given = _prompts(request.prompt)

@@ -43,6 +43,7 @@ from ghostfleet_simulator.config.failures import (
     FailureType,
     HeaderMatch,
     Match,
+    equal_shares,
 )
 from ghostfleet_simulator.config.fake_metrics import Course, Selector, parse_selector, parse_value
 from ghostfleet_simulator.config.http import Http
@@ -144,6 +145,7 @@ __all__ = [
     "Whole",
     "binds",
     "check_adapter_names",
+    "equal_shares",
     "parse_selector",
     "parse_value",
     "problem",

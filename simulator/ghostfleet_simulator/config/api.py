@@ -24,6 +24,9 @@ class Api(Settings):
     enable_request_id_headers: Annotated[Switch, Flag("enable-request-id-headers")] = False
     """Every answer has the header `X-Request-Id`: the request's, or a random one."""
 
+    completions_to_the_end: Annotated[Switch, Flag("completions-to-the-end")] = False
+    """A completion without `max_tokens` may use the rest of the context, as in llm-d-inference-sim; else 16 tokens."""
+
     return_tokens_as_token_ids: Annotated[Switch, Flag("return-tokens-as-token-ids")] = False
     """Tokens in logprobs are spelt `token_id:<id>` where a request does not say otherwise."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Final, Self
 
@@ -268,3 +270,18 @@ def _possible(failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
 
 
 Failures = Annotated[tuple[Failure, ...], Field(max_length=32), AfterValidator(_possible)]
+
+_SHARE_UNITS: Final = 10**9
+
+
+def equal_shares(percent: int, types: Sequence[FailureType]) -> list[dict[str, str]]:
+    """Failures, to be validated, that together hit so many per cent of the requests, each type as many as the next."""
+    total = percent * _SHARE_UNITS // 100
+    units = dict.fromkeys(types, 0)
+    for index, failure in enumerate(types):
+        units[failure] += total // len(types) + (index < total % len(types))
+    return [
+        {"type": failure.value, "probability": format(Decimal(share) / _SHARE_UNITS, "f")}
+        for failure, share in units.items()
+        if share
+    ]

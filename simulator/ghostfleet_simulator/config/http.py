@@ -38,6 +38,9 @@ class Http(Settings):
     """Serve `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`. As a variable also
     `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`."""
 
+    llmd_sim_routes: Annotated[Switch, Flag("llmd-sim-routes")] = False
+    """Serve what only llm-d-inference-sim has, such as `/admin/config` and `/health/ready`."""
+
     enable_tokenizer_info_endpoint: Annotated[Switch, Flag("enable-tokenizer-info-endpoint")] = False
     """Serve `GET /tokenizer_info`."""
 

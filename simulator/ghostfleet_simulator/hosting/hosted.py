@@ -84,7 +84,9 @@ class Hosted:
             except OSError as error:
                 raise _cannot_listen(listen, error) from None
             stack.callback(self._close_server)
-            self._api = Listener(build_app(self.server, options.api_keys), listen.shutdown_timeout_seconds + 5)
+            self._api = Listener(
+                build_app(self.server, options.api_keys, options.llmd), listen.shutdown_timeout_seconds + 5
+            )
             self._admin: Listener | None = None
             if admin_socket is not None:
                 self._admin_socket = admin_socket

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
@@ -84,6 +85,7 @@ class SimulatedServer:
         self._process_faults = ProcessFaults(self.metrics.count_fault, self.crash, float(config.clock.compression))
         self.started = False
         """Serving."""
+        self._ready_at = 0.0
         self.draining = False
         """Told to take no more traffic; running requests go on."""
         self.resources = ExitStack()
@@ -268,6 +270,7 @@ class SimulatedServer:
         """Say that the server serves."""
         self.started = True
         self.ranks.start()
+        self._ready_at = time.monotonic() + self.config.lifecycle.ready_after.seconds
         self._process_faults.start()
 
     @property
@@ -275,7 +278,7 @@ class SimulatedServer:
         """Why the server should get no traffic: `starting`, `draining`, `Unready` (an injected failure), or nothing."""
         if self.draining:
             return "draining"
-        if not self.started:
+        if not self.started or time.monotonic() < self._ready_at:
             return "starting"
         return FailureType.UNREADY.value if self._flapping.unready(self.now_us() / 1e6) else ""
 

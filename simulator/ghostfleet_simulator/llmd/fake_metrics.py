@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -32,12 +33,17 @@ _HISTOGRAMS: Final = {
 }
 _SUCCESS: Final = "request-success-total"
 _LORAS: Final = "loras"
+_SPELT: Final = {"totalprompttokens": "total-prompt-tokens", "totalgenerationtokens": "total-generation-tokens"}
+"""How its files have to spell two of its keys."""
 _FOREIGN_REASONS: Final = frozenset({"tool_calls", "remote_decode", "cache_threshold"})
 """Finish reasons that only llm-d-inference-sim counts."""
 
 
-def fake_metrics(raw: Mapping[str, Any], source: str) -> dict[str, str]:
-    """The `fakeMetrics` that say the same; raises `InvalidInput`, its paths beginning with `source`."""
+def fake_metrics(raw: Mapping[str, Any], source: str, max_loras: int = 1) -> dict[str, str]:
+    """The `fakeMetrics` that say the same; raises `InvalidInput`, its paths beginning with `source`.
+
+    Adapters are written as objects or, as in its files, as the JSON of objects.
+    """
     fakes: dict[str, str] = {}
     problems = []
     for key, value in raw.items():
@@ -45,8 +51,8 @@ def fake_metrics(raw: Mapping[str, Any], source: str) -> dict[str, str]:
         if value is None:
             continue
         try:
-            fakes |= _one(key, value)
-        except (TypeError, KeyError, AttributeError):
+            fakes |= _one(_SPELT.get(key, key), value, max_loras)
+        except (TypeError, KeyError, AttributeError, ValueError):
             problems.append(Problem(path, f"{value!r} is not of the form that llm-d-inference-sim has there"))
         except LookupError as error:
             problems.append(Problem(path, str(error)))
@@ -55,7 +61,7 @@ def fake_metrics(raw: Mapping[str, Any], source: str) -> dict[str, str]:
     return fakes
 
 
-def _one(key: str, value: Any) -> dict[str, str]:
+def _one(key: str, value: Any, max_loras: int) -> dict[str, str]:
     if key in _VALUES:
         return {_VALUES[key]: str(value)}
     if key in _HISTOGRAMS:
@@ -67,10 +73,16 @@ def _one(key: str, value: Any) -> dict[str, str]:
             if reason not in _FOREIGN_REASONS
         }
     if key == _LORAS:
-        return {
-            f'vllm:lora_requests_info{{max_lora="{lora.get("max_lora", 1)}",running_lora_adapters="{lora["running"]}",'
-            f'waiting_lora_adapters="{lora["waiting"]}"}}': str(lora["timestamp"])
-            for lora in value
-        }
+        return dict(_adapters(json.loads(lora) if isinstance(lora, str) else lora, max_loras) for lora in value)
     guess = nearest(key, [*_VALUES, *_HISTOGRAMS, _SUCCESS, _LORAS])
     raise IndexError("unknown" + (f"; did you mean {guess!r}?" if guess else ""))
+
+
+def _adapters(lora: Mapping[str, Any], max_loras: int) -> tuple[str, str]:
+    labels = {
+        "max_lora": lora.get("max_lora", max_loras),
+        "running_lora_adapters": lora["running"],
+        "waiting_lora_adapters": lora["waiting"],
+    }
+    told = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    return f"vllm:lora_requests_info{{{told}}}", str(lora["timestamp"])
