@@ -43,7 +43,7 @@ def refused_prompt(server: SimulatedServer, work: Work) -> ApiError | None:
 
 def _limited(server: SimulatedServer) -> bool:
     limits = server.config.scheduling
-    limited = (limits.max_num_queued_reqs, limits.max_num_queued_tokens, limits.max_waiting_reqs)
+    limited = (limits.max_num_queued_reqs, limits.max_num_queued_tokens, limits.max_waiting_requests)
     return any(limit is not None for limit in limited)
 
 
@@ -58,7 +58,7 @@ def _refusal(server: SimulatedServer, n: int, sequences: int, tokens: int) -> Ap
     if most is not None and server.queued_tokens + tokens >= most:
         server.metrics.on_turned_away("max_num_queued_tokens")
         return unavailable(_BACKLOG)
-    most = limits.max_waiting_reqs
+    most = limits.max_waiting_requests
     if most is not None and server.running + server.waiting + sequences + n > server.config.limits.max_num_seqs + most:
         return ApiError(429, "RateLimitError", _QUEUE_FULL)
     return None

@@ -147,7 +147,7 @@ class Scheduling(Settings):
     """Tokens of prompts whose first token has not come, from which on requests are turned away with status 503; without
     it no limit."""
 
-    max_waiting_reqs: Annotated[Whole | None, Field(ge=0, le=2**31), Flag("max-waiting-queue-length")] = None
+    max_waiting_requests: Annotated[Whole | None, Field(ge=0, le=2**31), Flag("max-waiting-queue-length")] = None
     """Sequences that may wait while others run; more are turned away with status 429, as llm-d-inference-sim does."""
 
     watermark: Annotated[Probability, Flag("watermark")] = Probability.parse("0")

@@ -112,7 +112,7 @@ class LlmdSettings(BaseModel):
     served_model_name: Annotated[Texts, _same("model.servedNames")] = ()
     max_model_len: Annotated[Count, _same("model.maxModelLen", "at least 16 tokens")] = 1024
     max_num_seqs: Annotated[Count, _same("scheduling.maxNumSeqs")] = 5
-    max_waiting_queue_length: Annotated[Whole, Field(ge=0), _same("scheduling.maxWaitingReqs")] = 1000
+    max_waiting_queue_length: Annotated[Whole, Field(ge=0), _same("scheduling.maxWaitingRequests")] = 1000
     mode: Annotated[
         Literal["random", "echo"],
         _close("answers.mode", "an echo is cut at max_tokens, and random texts are other ones"),

@@ -47,7 +47,7 @@ def tree_of(settings: LlmdSettings, *, dev_mode: bool) -> dict[str, Any]:
         "scheduling": {
             "maxNumSeqs": settings.max_num_seqs,
             "maxNumBatchedTokens": tokens,  # it has no token budget
-            "maxWaitingReqs": settings.max_waiting_queue_length,
+            "maxWaitingRequests": settings.max_waiting_queue_length,
         },
         "kvCache": {
             "enablePrefixCaching": settings.enable_kvcache,

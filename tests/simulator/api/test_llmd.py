@@ -157,7 +157,7 @@ async def test_a_completion_without_a_limit_may_go_to_the_end(start: Start) -> N
 
 async def test_requests_beyond_the_waiting_queue_get_429(start: Start) -> None:
     server = await start(
-        scheduling={"maxNumSeqs": 1, "maxWaitingReqs": 1}, profile={"simple": {"timeToFirstToken": "1h"}}
+        scheduling={"maxNumSeqs": 1, "maxWaitingRequests": 1}, profile={"simple": {"timeToFirstToken": "1h"}}
     )
     bodies = {"model": "one", "prompt": ["x", "y"], "stream": True}
     async with server.client.stream("POST", "/v1/completions", json=bodies) as first:

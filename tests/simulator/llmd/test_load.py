@@ -47,7 +47,7 @@ def test_defaults_are_its_own() -> None:
     assert not found.warnings
     assert differing(found) == {
         "model": {"name": "m", "maxModelLen": 1024},
-        "scheduling": {"maxNumSeqs": 5, "maxNumBatchedTokens": 5120, "maxWaitingReqs": 1000},
+        "scheduling": {"maxNumSeqs": 5, "maxNumBatchedTokens": 5120, "maxWaitingRequests": 1000},
         "kvCache": {"enablePrefixCaching": False, "blocks": 1025, "hashSeed": "0"},
     }
 
@@ -68,7 +68,7 @@ def test_a_server_for_the_load_of_a_scheduler() -> None:
     found = loaded(*argv, **POD)
     assert differing(found) == {
         "model": {"name": "org/large", "maxModelLen": 1_000_000},
-        "scheduling": {"maxNumSeqs": 256, "maxNumBatchedTokens": 1_048_576, "maxWaitingReqs": 2048},
+        "scheduling": {"maxNumSeqs": 256, "maxNumBatchedTokens": 1_048_576, "maxWaitingRequests": 2048},
         "kvCache": {"blocks": 1_000_001, "hashSeed": "0"},
         "kvEvents": {
             "enableKvCacheEvents": True,
@@ -89,7 +89,7 @@ def test_a_decode_server_behind_a_sidecar() -> None:
     assert differing(found) == {
         "model": {"name": "food-review", "maxModelLen": 1024},
         "listen": {"port": 8200},
-        "scheduling": {"maxNumSeqs": 5, "maxNumBatchedTokens": 5120, "maxWaitingReqs": 1000},
+        "scheduling": {"maxNumSeqs": 5, "maxNumBatchedTokens": 5120, "maxWaitingRequests": 1000},
         "kvCache": {"blocks": 1025, "hashSeed": "42"},
         "kvEvents": {
             "enableKvCacheEvents": True,
@@ -113,7 +113,7 @@ def test_adapters_failures_and_fake_metrics() -> None:
     argv += ["--failure-injection-rate", "10", "--failure-types", "rate_limit", "server_error"]
     assert differing(loaded(*argv)) == {
         "model": {"name": "m", "servedNames": ["x", "y"], "maxModelLen": 1024},
-        "scheduling": {"maxNumSeqs": 5, "maxNumBatchedTokens": 5120, "maxWaitingReqs": 1000},
+        "scheduling": {"maxNumSeqs": 5, "maxNumBatchedTokens": 5120, "maxWaitingRequests": 1000},
         "kvCache": {"enablePrefixCaching": False, "blocks": 1025, "hashSeed": "0"},
         "lora": {"maxLoras": 2, "maxCpuLoras": 5, "adapters": [{"name": "a", "path": "/a"}, {"name": "b"}]},
         "failures": [
