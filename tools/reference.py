@@ -12,7 +12,7 @@ from ghostfleet_operator.kinds.schema import fields, structural
 from ghostfleet_simulator.arguments import PROCESS_OPTIONS, Setting, settings
 from ghostfleet_simulator.config import LIVE_FIELDS, ServerConfig
 from ghostfleet_simulator.llmd.settings import SETTINGS, shown_default
-from ghostfleet_simulator.metrics import http, lora, offload, own, process, sleep, vllm
+from ghostfleet_simulator.metrics import http, lora, offload, own, process, sglang, sleep, tensorrt_llm, triton, vllm
 from ghostfleet_simulator.metrics.families import Family, Kind
 from ghostfleet_simulator.metrics.render import bound_text
 
@@ -82,7 +82,8 @@ is in [faults.md](faults.md).
 _METRICS: Final = """\
 # Metrics
 
-`GET /metrics` on the serving port answers what a vLLM 0.33 server answers, family by family: names, labels, buckets,
+`GET /metrics` on the serving port answers what a server of the engine answers that `engine.dialect` names; see
+[dialects.md](dialects.md). Unless told otherwise that is vLLM 0.33, family by family: names, labels, buckets,
 and series that are there at 0 before the first request. Families that vLLM has only with a feature switched on, such
 as LoRA or a KV connector, come with the feature. Our own families begin with `ghostfleet_`.
 
@@ -95,18 +96,42 @@ late. `ghostfleet_wake_lateness_seconds` tells how late that was.
 
 ## Engine
 
+### vLLM
+
 All have the labels `model_name`, the first served name, and `engine`, the data-parallel rank, unless other labels are
 given.
 
 {engine}
 
+### SGLang
+
+Unless other labels are given, all have `model_name`, those of its scheduler also `engine_type` (`unified`), `tp_rank`,
+`pp_rank` and `moe_ep_rank`.
+
+{sglang}
+
+### TensorRT-LLM
+
+All have the labels `model_name` and `engine_type`.
+
+{tensorrt_llm}
+
+### Triton
+
+All have the labels `model` and `version`. `nv_trt_llm_*` and `nv_llm_*` are there with the dialect `TritonTensorRTLLM`
+only.
+
+{triton}
+
 ## HTTP
+
+Of vLLM only.
 
 {http}
 
 ## Process
 
-Servers that share a process report the same values.
+Of vLLM only. Servers that share a process report the same values.
 
 {process}
 
@@ -234,12 +259,11 @@ def _buckets(family: Family) -> str:
 def _table(families: Iterable[Family], common: tuple[str, ...] = ()) -> str:
     rows = ["| name | type | labels | meaning | changes | buckets |", "| --- | --- | --- | --- | --- | --- |"]
     for family in families:
-        name = f"{family.name}_total" if family.kind is Kind.COUNTER else family.name
         labels = [f"`{label}`" for label in family.labels if label not in common]
         many = len(labels) > 10
         rows.append(
             _row(
-                f"`{name}`",
+                f"`{family.exposed}`",
                 family.kind.value,
                 f"{len(labels)} labels, the fields of vLLM's CacheConfig" if many else ", ".join(labels),
                 family.help,
@@ -256,6 +280,9 @@ def metrics() -> str:
         engine=_table(
             [*_families(vllm), *_families(lora), *_families(offload), *_families(sleep)], ("model_name", "engine")
         ),
+        sglang=_table(_families(sglang), ("model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank")),
+        tensorrt_llm=_table(_families(tensorrt_llm), ("model_name", "engine_type")),
+        triton=_table(_families(triton), ("model", "version")),
         http=_table(_families(http)),
         process=_table(process.FAMILIES),
         own=_table(own.FAMILIES),

@@ -134,7 +134,7 @@ SERVERS: list[tuple[dict[str, Any], str]] = [
     ({"failures": [{"type": "KVEventDelay"}]}, "a KVEventDelay needs a duration"),
     ({"failures": [{"type": "Unready", "duty": "50%"}]}, "duty is a share of period"),
     ({"failures": [{"type": "Hang", "match": {"endpoints": ["Chat", "Chat"]}}]}, "Duplicate value"),
-    ({"fakeMetrics": {"other:queue": "1"}}, "each key is a series that begins with vllm:"),
+    ({"fakeMetrics": {"other:queue": "1"}}, "each key is a series that begins with vllm: or sglang: or trtllm_ or nv_"),
     ({"pod": {"tolerations": [{}]}}, "Equal needs a key"),
     ({"pod": {"tolerations": [{"operator": "Exists", "value": "x"}]}}, "Exists takes no value"),
     ({"pod": {"tolerations": [{"key": "a", "tolerationSeconds": 5}]}}, "tolerationSeconds is for the effect NoExecute"),

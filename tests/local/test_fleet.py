@@ -156,7 +156,7 @@ def test_replicas_follow_the_file(make_fleet: MakeFleet) -> None:
     assert [endpoint["name"] for endpoint in endpoints] == ["one-0", "one-1", "one-2"]
     for endpoint in endpoints:
         assert f"http://{endpoint['address']}:{endpoint['port']}" == replicas[endpoint["name"]]["url"]
-        assert endpoint["labels"] == {"ghostfleet.dev/server": "one"}
+        assert endpoint["labels"] == {"ghostfleet.dev/server": "one", "llm-d.ai/engine-type": "vllm"}
     gone = [replicas[name]["pid"] for name in ("one-1", "one-2")]
     fleet.edit('"replicas": 3', '"replicas": 1')
     until(lambda: len(fleet.replicas()) == 1, "one replica is left")

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from ghostfleet_operator.kinds.schema import Schema
+from ghostfleet_simulator.config import METRIC_PREFIXES
 from ghostfleet_simulator.problems import Problem
 
 
@@ -107,8 +108,8 @@ SERVER_RULES: Final = (
     ),
     Rule(
         "fakeMetrics",
-        "self.all(key, key.startsWith('vllm:'))",
-        "each key is a series that begins with vllm:",
+        "self.all(key, " + " || ".join(f"key.startsWith('{prefix}')" for prefix in METRIC_PREFIXES) + ")",
+        "each key is a series that begins with " + " or ".join(METRIC_PREFIXES),
     ),
     Rule("failures[]", "self.type != 'HTTPError' || has(self.status)", "an HTTPError needs a status"),
     Rule("failures[]", "self.type != 'KVEventDelay' || has(self.duration)", "a KVEventDelay needs a duration"),

@@ -19,6 +19,8 @@ from ghostfleet_simulator.problems import InvalidInput, Problem
 LONGEST_NAME: Final = 48
 """Longest name of a server: with `-admin-<8 digits>` it still is a DNS label."""
 
+ENGINE_TYPE_LABEL: Final = "llm-d.ai/engine-type"
+"""Label of a pod that tells a scheduler which names its metrics have."""
 NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 MOST_REPLICAS: Final = 1000
 MOST_ENDPOINTS: Final = 32
@@ -129,6 +131,11 @@ class ServerSpec(Behaviour, FixedConfig):
                 "settings", "set exactly one of profile and profileRef; {given}", {"given": given}
             )
         return self
+
+    @property
+    def pod_labels(self) -> dict[str, str]:
+        """Labels of the pods by which schedulers know them: the engine's, and those given, which win."""
+        return {ENGINE_TYPE_LABEL: self.engine.dialect.engine_type} | dict(self.pod.labels)
 
     @model_validator(mode="after")
     def _adapters_are_no_models(self) -> Self:

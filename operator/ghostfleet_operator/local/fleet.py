@@ -180,7 +180,7 @@ def endpoints_text(groups: Iterable[Group]) -> str:
             "namespace": replica.namespace,
             "address": replica.address.host,
             "port": str(replica.address.port),
-            "labels": {SERVER_LABEL: group.plan.name} | dict(group.plan.resolved.server.spec.pod.labels),
+            "labels": {SERVER_LABEL: group.plan.name} | group.plan.resolved.server.spec.pod_labels,
         }
         for group in groups
         for replica in group.replicas

@@ -143,7 +143,7 @@ def deployment(plan: ServerPlan, options: Options) -> Child:
         annotations[FILE_ANNOTATION] = plan.truth.file
     template = {
         "metadata": {
-            "labels": _labels(plan.name) | dict(pod.labels),
+            "labels": _labels(plan.name) | plan.resolved.server.spec.pod_labels,
             "annotations": annotations,
         },
         "spec": _pod_spec(names, plan, options),

@@ -20,6 +20,7 @@ from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import (
     VLLM_VERSION,
     BatchLimits,
+    Dialect,
     Engine,
     HashAlgorithm,
     KVCache,
@@ -45,7 +46,7 @@ from ghostfleet_simulator.config.failures import (
     Match,
     equal_shares,
 )
-from ghostfleet_simulator.config.fake_metrics import Course, Selector, parse_selector, parse_value
+from ghostfleet_simulator.config.fake_metrics import METRIC_PREFIXES, Course, Selector, parse_selector, parse_value
 from ghostfleet_simulator.config.http import Http
 from ghostfleet_simulator.config.kv_events import EventPublisher, KVEvents, binds, tcp_port
 from ghostfleet_simulator.config.lifecycle import Lifecycle
@@ -78,6 +79,7 @@ __all__ = [
     "EVENT_FAILURES",
     "GENERATING",
     "LIVE_FIELDS",
+    "METRIC_PREFIXES",
     "MOST_RANKS",
     "TYPED_ERRORS",
     "VLLM_VERSION",
@@ -92,6 +94,7 @@ __all__ = [
     "CachePrecision",
     "ClockSettings",
     "Course",
+    "Dialect",
     "Ending",
     "Endpoint",
     "Engine",

@@ -54,8 +54,35 @@ _GPU_GIB: Final = {
 """Memory of GPUs, which is what vLLM takes its defaults by."""
 
 
+class Dialect(StrEnum):
+    """Engines that a server can show itself to be."""
+
+    VLLM = "VLLM"
+    SGLANG = "SGLang"
+    TENSORRT_LLM = "TensorRTLLM"
+    TRITON_TENSORRT_LLM = "TritonTensorRTLLM"
+    TRITON = "Triton"
+
+    @property
+    def engine_type(self) -> str:
+        """Value of the pod label `llm-d.ai/engine-type`, by which a scheduler chooses how to read a server."""
+        return _ENGINE_TYPES[self]
+
+
+_ENGINE_TYPES: Final = {
+    Dialect.VLLM: "vllm",
+    Dialect.SGLANG: "sglang",
+    Dialect.TENSORRT_LLM: "trtllm-serve",
+    Dialect.TRITON_TENSORRT_LLM: "triton-tensorrt-llm",
+    Dialect.TRITON: "triton",
+}
+
+
 class Engine(Settings):
     """The engine that the server shows itself to be."""
+
+    dialect: Annotated[Dialect, Flag("dialect")] = Dialect.VLLM
+    """Engine whose metrics, and for `SGLang` also whose API and KV events, are shown; it schedules as vLLM does."""
 
     version: Annotated[Version, Flag("vllm-version")] = VLLM_VERSION
     """Version of vLLM whose behaviour is shown, such as `0.29` or `0.33.0`."""

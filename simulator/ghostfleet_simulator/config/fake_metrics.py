@@ -18,6 +18,8 @@ _SERIES: Final = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="[^"\\]
 _LABEL: Final = re.compile(r'([a-z_]+)="([^"\\]*)"')
 _COUNTS: Final = r"\[ *([0-9]{1,15} *(, *[0-9]{1,15} *)*)?\]"
 _MOST: Final = 64
+METRIC_PREFIXES: Final = ("vllm:", "sglang:", "trtllm_", "nv_")
+"""What the names of an engine's metrics begin with, by dialect."""
 
 
 class Shape(StrEnum):
@@ -66,8 +68,11 @@ _COURSE: Final = rf"({'|'.join(Shape)}):{_NUMBER}:{_NUMBER}:{DURATION_PATTERN[1:
 def parse_selector(text: str) -> Selector:
     """The series that `text` names, as `name` or `name{label="value"}`; `ValueError` says what is allowed."""
     match = _SERIES.fullmatch(text)
-    if not match or not text.startswith("vllm:"):
-        raise ValueError("""write the name of a series that begins with vllm:, its labels as in {a="b"}""")
+    if not match or not text.startswith(METRIC_PREFIXES):
+        raise ValueError(
+            f"write the name of a series that begins with {' or '.join(METRIC_PREFIXES)}, "
+            """its labels as in {a="b"}"""
+        )
     return Selector(match[1], tuple(sorted(_LABEL.findall(match[2] or ""))))
 
 

@@ -6,19 +6,24 @@ the real one (the load factor of a profile, a queue limit) is misled, and when t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from ghostfleet_simulator.config import Course, Selector, ServerConfig, parse_selector, parse_value
+from ghostfleet_simulator.config import Course, Dialect, Selector, ServerConfig, parse_selector, parse_value
+from ghostfleet_simulator.metrics.dialects import naming_of
 from ghostfleet_simulator.metrics.families import AnySeries, Histogram, Kind, Scalar, Series, Time
 from ghostfleet_simulator.metrics.lora import LoraRequests
-from ghostfleet_simulator.metrics.vllm import Dialect
+from ghostfleet_simulator.metrics.naming import Naming
+from ghostfleet_simulator.metrics.vllm import VLLM
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest
 
 _FIELD: Final = "fakeMetrics"
-_WHOLE: Final = "vllm:num_requests"
+_WHOLE: Final = re.compile(
+    "vllm:num_requests|sglang:num_.*reqs|trtllm_num_.*requests|nv_.*(request_metrics|request_count)"
+)
 """Gauges that begin like this count requests; a course is rounded toward zero there."""
 
 
@@ -40,7 +45,7 @@ class _Fake:
     def refresh(self, now: float) -> None:
         if self.course is not None and self.cell is not None:
             value = self.course.at(now - self.began)
-            self.cell.value = int(value + _NOISE) if self.series.family.name.startswith(_WHOLE) else value
+            self.cell.value = int(value + _NOISE) if _WHOLE.match(self.series.family.name) else value
 
 
 class FakeMetrics:
@@ -51,7 +56,7 @@ class FakeMetrics:
 
         A selector may leave them out, and then means the series of all of them.
         """
-        self._by_name = {exposed(one): one for one in series}
+        self._by_name = {one.family.exposed: one for one in series}
         self._own_labels = own_labels
         self._now = now
         self._fakes: dict[Selector, list[_Fake]] = {}
@@ -138,25 +143,18 @@ def _check_once(
 def check_fake_metrics(config: ServerConfig, settings: Mapping[str, str]) -> None:
     """Raise `InvalidInput` if a server that was started with `config` has not the series that it is to fake."""
     if settings:
-        fakes_of(Dialect(config, config.ranks, lambda: 0.0), LoraRequests(lambda: 0.0).series, lambda: 0.0).use(
-            settings
-        )
+        lora = LoraRequests(lambda: 0.0).series if config.engine.dialect is Dialect.VLLM else None
+        fakes_of(naming_of(config, config.ranks, lambda: 0.0), lora, lambda: 0.0).use(settings)
 
 
-def fakes_of(dialect: Dialect, lora: Series[Scalar], now: Time) -> FakeMetrics:
-    """Those of a server, none yet; `lora` is there whether the server has adapters or not."""
-    return FakeMetrics([*dialect.series, lora], dialect.own_labels, now)
-
-
-def exposed(series: AnySeries) -> str:
-    """The name under which a series is found on `/metrics`."""
-    family = series.family
-    return f"{family.name}_total" if family.kind is Kind.COUNTER else family.name
+def fakes_of(naming: VLLM | Naming, lora: Series[Scalar] | None, now: Time) -> FakeMetrics:
+    """Those of a server, none yet; `lora` is there whether the server has adapters or not, if its dialect has it."""
+    return FakeMetrics([*naming.series, *([lora] if lora else ())], naming.own_labels, now)
 
 
 def _put(series: AnySeries, values: tuple[str, ...], cell: Scalar | Histogram | None) -> Scalar | Histogram | None:
     """Exchange a cell; the types go together because a fake is made for the series that it is put into."""
-    exchanged: Series[Scalar] | Series[Histogram] = series  # type: ignore[assignment]  # vLLM has no summaries
+    exchanged: Series[Scalar] | Series[Histogram] = series  # type: ignore[assignment]  # no dialect has summaries
     return exchanged.exchange(values, cell)  # type: ignore[arg-type]  # see above
 
 

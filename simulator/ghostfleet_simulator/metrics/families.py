@@ -26,6 +26,7 @@ class Family:
     histogram's buckets in its own unit, `+Inf` left out; observations are whole numbers of 1/`per_unit` of that unit,
     so a histogram in seconds with `per_unit` 1,000,000 is given microseconds. `moves` says for people when the value
     changes. A family with `created` false has no `_created` series, as prometheus_client's own collectors have none.
+    A counter with `total` false is exposed under its bare name, as programs that are not in Python have it.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Family:
     bounds: tuple[float, ...] = ()
     per_unit: int = 1
     created: bool = True
+    total: bool = True
+
+    @property
+    def exposed(self) -> str:
+        """The name under which it is found on `/metrics`."""
+        return f"{self.name}_total" if self.kind is Kind.COUNTER and self.total else self.name
 
 
 class Scalar:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 
 from ghostfleet_simulator import __version__
-from ghostfleet_simulator.config import FailureType, Lora, ServerConfig
+from ghostfleet_simulator.config import Dialect, FailureType, Lora, ServerConfig
+from ghostfleet_simulator.metrics.dialects import naming_of
 from ghostfleet_simulator.metrics.engine import EngineMetrics
 from ghostfleet_simulator.metrics.fake import fakes_of
 from ghostfleet_simulator.metrics.families import Time
@@ -19,7 +20,6 @@ from ghostfleet_simulator.metrics.process import ProcessMetrics
 from ghostfleet_simulator.metrics.render import Exposition
 from ghostfleet_simulator.metrics.requests import RequestLog, RequestRecord
 from ghostfleet_simulator.metrics.sleep import SleepOperations
-from ghostfleet_simulator.metrics.vllm import Dialect
 
 
 def _created_wanted() -> bool:
@@ -32,7 +32,8 @@ class ServerMetrics:
 
     def __init__(self, config: ServerConfig, *, now: Time = time.time, with_created: bool | None = None) -> None:
         model, ranks = config.model.aliases[0], config.ranks
-        dialect = Dialect(config, ranks, now)
+        naming = naming_of(config, ranks, now)
+        vllm = config.engine.dialect is Dialect.VLLM
         process = ProcessMetrics(now)
         offload = OffloadSeries(now) if config.kv_cache.tiers else None
         self.http = HttpMetrics(now)
@@ -45,8 +46,10 @@ class ServerMetrics:
         self._rank = ranks[0] if len(ranks) == 1 else None
         self._now = now
         self._lora = LoraRequests(now)
-        self._lora_exposed = False
-        self._fakes = fakes_of(dialect, self._lora.series, now)
+        self._lora_exposed = not vllm
+        """No more to be done, for it is exposed or has no name in the dialect."""
+        self._fakes = fakes_of(naming, self._lora.series if vllm else None, now)
+        refreshed = [*([process] if vllm else ()), naming, self._fakes]
         self.engines = [
             EngineMetrics(
                 rank,
@@ -58,24 +61,24 @@ class ServerMetrics:
                 log=self.requests,
                 now=now,
             )
-            for rank, measures in zip(ranks, dialect.measures, strict=True)
+            for rank, measures in zip(ranks, naming.measures, strict=True)
         ]
         """What each engine reports to, by rank."""
 
         def refresh() -> None:
-            process.refresh()
-            self._fakes.refresh()
+            for one in refreshed:
+                one.refresh()
 
         self._exposition = Exposition(
             [
-                *process.series,
-                *dialect.series,
-                *(offload.all if offload else ()),
-                *self.http.series,
+                *(process.series if vllm else ()),
+                *naming.series,
+                *(offload.all if offload and vllm else ()),
+                *(self.http.series if vllm else ()),
                 *self.own.series,
                 *(self.kv_events.series if self.kv_events else ()),
             ],
-            with_created=_created_wanted() if with_created is None else with_created,
+            with_created=vllm and (_created_wanted() if with_created is None else with_created),
             refresh=refresh,
         )
         self.sleep_operations = SleepOperations(self._exposition.add, now)
@@ -83,7 +86,7 @@ class ServerMetrics:
     # --- requests --------------------------------------------------------------------------------
 
     def on_turned_away(self, limit: str) -> None:
-        """A queue limit, one of `vllm.QUEUE_LIMITS`, turned a request away."""
+        """A queue limit, one of `measures.QUEUE_LIMITS`, turned a request away."""
         self.engines[0].measures.refused[limit].value += 1
 
     def on_fault(self, fault: FailureType, request_id: str = "", model: str = "") -> None:

@@ -53,9 +53,8 @@ def _head(name: str, family: Family, kind: str) -> str:
 
 class _ScalarText:
     def __init__(self, family: Family, values: tuple[str, ...], cell: Scalar) -> None:
-        suffix = "_total" if family.kind is Kind.COUNTER else ""
         self._cell = cell
-        self._prefix = f"{family.name}{suffix}{_labels(family.labels, values)} "
+        self._prefix = f"{family.exposed}{_labels(family.labels, values)} "
         self._seen: float | None = None
         self._text = ""
 
@@ -121,8 +120,7 @@ class _FamilyText:
         self._cells: list[_CellText] = []
         self._tail = ""
         family = series.family
-        name = f"{family.name}_total" if family.kind is Kind.COUNTER else family.name
-        self._head = _head(name, family, family.kind)
+        self._head = _head(family.exposed, family, family.kind)
 
     def add_to(self, parts: list[str]) -> None:
         if self._series.version != self._version:

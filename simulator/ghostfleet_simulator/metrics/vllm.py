@@ -24,7 +24,7 @@ from ghostfleet_simulator.metrics.families import (
     histograms,
     scalars,
 )
-from ghostfleet_simulator.metrics.measures import Measures
+from ghostfleet_simulator.metrics.measures import FINISH_REASONS, QUEUE_LIMITS, Measures
 from ghostfleet_simulator.versions import Conduct
 
 _ENGINE: Final = ("model_name", "engine")
@@ -42,13 +42,6 @@ _ITL: Final = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
 )
 _ITERATION: Final = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-
-FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
-"""vLLM's finish reasons in the order of its enumeration."""
-
-
-QUEUE_LIMITS: Final = ("max_num_queued_reqs", "max_num_queued_tokens")
-"""The limits that turn requests away, as vLLM names them."""
 
 
 def token_bounds(max_model_len: int) -> tuple[float, ...]:
@@ -272,7 +265,7 @@ def hidden(conduct: Conduct) -> frozenset[Family]:
     )
 
 
-class Dialect:
+class VLLM:
     """The series of a server's engines under vLLM's names; `series` is in the order of vLLM's exposition.
 
     In a family the engines come in the order given; where a label splits it further, each of its values has them all.
@@ -305,6 +298,9 @@ class Dialect:
         info = self._scalars(CACHE_CONFIG)
         for _, engine in self._engines:
             info.cell(*cache_config(config, engine).values()).value = 1
+
+    def refresh(self) -> None:
+        """Nothing is worked out of other values."""
 
     def _scalars(self, family: Family) -> Series[Scalar]:
         series = self._known_scalars.get(family)

@@ -190,6 +190,23 @@ def test_half_of_any_grace_period_is_for_running_requests(grace: int) -> None:
     assert withdrawal >= 0
 
 
+@pytest.mark.parametrize(
+    ("engine", "value"),
+    [
+        ({}, "vllm"),
+        ({"dialect": "SGLang"}, "sglang"),
+        ({"dialect": "TensorRTLLM"}, "trtllm-serve"),
+        ({"dialect": "TritonTensorRTLLM"}, "triton-tensorrt-llm"),
+        ({"dialect": "Triton"}, "triton"),
+    ],
+)
+def test_a_pod_says_how_its_metrics_are_named(engine: dict[str, str], value: str) -> None:
+    """As llm-d's endpoint picker has the engines built in; a label of the user's own wins."""
+    assert pod_of(engine=engine)["metadata"]["labels"]["llm-d.ai/engine-type"] == value
+    own = pod_of(engine=engine, pod={"labels": {"llm-d.ai/engine-type": "ours"}})
+    assert own["metadata"]["labels"]["llm-d.ai/engine-type"] == "ours"
+
+
 def test_what_the_user_says_about_pods_is_in_the_template() -> None:
     options = Options("ghostfleet-sim:0.1.0", ("t",), image_pull_policy="Always", image_pull_secrets=("ours", "mine"))
     template = pod_of(options, pod=EVERYTHING)

@@ -152,7 +152,7 @@ def test_what_cannot_be_faked_is_told(fakes: dict[str, str], path: str, message:
         ({"vllm:num_requests_running": "many"}, "pattern"),
         ({"vllm:num_requests_running": "ramp:1:2:0s"}, "above 0"),
         ({"vllm:num_requests_running": "sawtooth:1:2:3s"}, "oscillate|ramp|rampreset|squarewave"),
-        ({"num_requests": "1"}, "begins with vllm:"),
+        ({"num_requests": "1"}, "begins with vllm: or sglang:"),
         ({'vllm:a{x="1",y="2"}': "1", 'vllm:a{y="2",x="1"}': "2"}, "same series"),
         ({f"vllm:a{index}": "1" for index in range(65)}, "at most 64"),
     ],
