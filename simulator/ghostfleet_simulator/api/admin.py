@@ -1,4 +1,4 @@
-"""The admin API of one server, on a port of its own: what it runs, what it should run, what it did.
+"""The admin API of one replica, on a port of its own: what it runs, what it should run, what it did.
 
 Errors are `{"error": {"message", ...}}`; one about the content of a body has `problems`, each with the path of a field.
 """
@@ -23,7 +23,7 @@ from ghostfleet_simulator.document import Document, InForce, Refused, differing,
 from ghostfleet_simulator.metrics.requests import CAPACITY
 from ghostfleet_simulator.problems import InvalidInput, Problem
 from ghostfleet_simulator.runtime.ranks import Rank
-from ghostfleet_simulator.runtime.server import SimulatedServer
+from ghostfleet_simulator.runtime.replica import Replica
 
 LARGEST_BODY: Final = 2**20
 """Bytes of the largest body that is read."""
@@ -44,20 +44,20 @@ def _guard(bearer: Bearer | None) -> Callable[[Request], Awaitable[None]]:
     return check
 
 
-def build_admin(server: SimulatedServer, bearer: Bearer | None) -> FastAPI:
-    """The admin API of `server`; with `bearer` every route but `/admin/ready` wants a token, else nobody needs one."""
+def build_admin(replica: Replica, bearer: Bearer | None) -> FastAPI:
+    """The admin API of `replica`; with `bearer` every route but `/admin/ready` wants a token, else nobody needs one."""
     app = FastAPI(title="Ghostfleet admin API", openapi_url=None)
     guarded = APIRouter(prefix="/admin", dependencies=[Depends(_guard(bearer))])
-    _configuration(guarded, server)
-    _state(guarded, server)
+    _configuration(guarded, replica)
+    _state(guarded, replica)
     app.include_router(guarded)
 
     @app.get("/admin/ready")
     async def ready() -> Response:
-        reason = server.unready
+        reason = replica.unready
         headers = {}
         if reason == FailureType.UNREADY:
-            server.metrics.count_fault(FailureType.UNREADY)
+            replica.servers[0].metrics.count_fault(FailureType.UNREADY)
             headers[FAULT_HEADER] = reason
         if reason:
             return JSONResponse({"ready": False, "reason": reason}, 503, headers)
@@ -68,59 +68,56 @@ def build_admin(server: SimulatedServer, bearer: Bearer | None) -> FastAPI:
     return app
 
 
-def _configuration(router: APIRouter, server: SimulatedServer) -> None:
+def _configuration(router: APIRouter, replica: Replica) -> None:
     def taken_over(state: InForce) -> dict[str, Any]:
-        since = datetime.fromtimestamp(server.metrics.own.profile_since, UTC)
+        since = datetime.fromtimestamp(replica.servers[0].metrics.own.profile_since, UTC)
         return {
             "revision": state.revision,
             "hash": state.document.hash,
             "appliedAt": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "pendingRestart": differing(server.config, state.document.config),
+            "pendingRestart": differing(replica.config, state.document.config),
         }
 
     @router.get("/config")
     async def get_config() -> dict[str, Any]:
-        return server.in_force.document.to_json()
+        return replica.in_force.document.to_json()
 
     @router.put("/config")
     async def put_config(request: Request) -> dict[str, Any]:
-        return taken_over(server.offer(Document.parse(await _json(request))))
+        return taken_over(replica.offer(Document.parse(await _json(request))))
 
     @router.patch("/config")
     async def patch_config(request: Request) -> dict[str, Any]:
-        return taken_over(server.patch(await _json(request)))
+        return taken_over(replica.patch(await _json(request)))
 
 
-def _state(router: APIRouter, server: SimulatedServer) -> None:
+def _state(router: APIRouter, replica: Replica) -> None:
     @router.get("/state")
     async def get_state() -> dict[str, Any]:
-        state, ranks = server.in_force, [_told(rank) for rank in server.ranks]
+        first, state, ranks = replica.servers[0], replica.in_force, [_told(rank) for rank in replica.ranks]
         return {
             "revision": state.revision,
             "hash": state.document.hash,
-            "restartHash": restart_hash(server.config),
-            "model": server.config.model.aliases[0],
-            "ready": not server.unready,
-            "draining": server.draining,
-            "uptimeSeconds": round(server.metrics.uptime_seconds, 3),
-            "requests": server.metrics.totals(),
-            "running": server.running,
-            "waiting": server.waiting,
-            "deferred": server.deferred,
-            "adapters": server.adapters.told(),
-            "kvUsage": server.kv_usage,
+            "restartHash": restart_hash(replica.config),
+            "model": replica.config.model.aliases[0],
+            "ready": not replica.unready,
+            "draining": replica.draining,
+            "uptimeSeconds": round(first.metrics.uptime_seconds, 3),
+            "requests": replica.totals(),
+            **{name: sum(rank[name] for rank in ranks) for name in ("running", "waiting", "deferred")},
+            "adapters": first.adapters.told(),
+            "kvUsage": sum(rank["kvUsage"] for rank in ranks) / len(ranks),
             "kvEvents": ranks[0]["kvEvents"],
             "ranks": ranks,
         }
 
     @router.get("/requests")
     async def get_requests(limit: Annotated[int, Query(ge=1, le=CAPACITY)] = CAPACITY) -> dict[str, Any]:
-        log = server.metrics.requests
-        return {"total": log.total, "requests": [record.to_json() for record in log.newest(limit)]}
+        return {"total": replica.requests, "requests": [record.to_json() for record in replica.newest(limit)]}
 
     @router.post("/drain", status_code=202)
     async def drain() -> dict[str, Any]:
-        server.drain()
+        replica.drain()
         return {"draining": True}
 
 

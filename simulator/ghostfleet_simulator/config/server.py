@@ -211,6 +211,11 @@ class ServerConfig(LiveConfig, FixedConfig):
         return self.local_ranks.of(self.data_parallel_size, port_per_rank=self.data_parallel_port_per_rank)
 
     @property
+    def ranks_elsewhere(self) -> frozenset[str]:
+        """The numbers of those that other servers have."""
+        return frozenset(map(str, range(self.data_parallel_size))) - frozenset(map(str, self.ranks))
+
+    @property
     def ports(self) -> tuple[int, ...]:
         """The TCP ports of the API: one, or one for each rank that runs here."""
         if self.listen.uds is not None:

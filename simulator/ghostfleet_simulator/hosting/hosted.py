@@ -1,11 +1,11 @@
-"""One server with its listeners: bound, loaded, served, ended or crashed, in an event loop that others may share."""
+"""One replica with its listeners: bound, loaded, served, ended or crashed, in an event loop that others may share."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from ghostfleet_simulator.hosting.sockets import bound, bound_unix
 from ghostfleet_simulator.loading import load
 from ghostfleet_simulator.runtime.config_file import follow
 from ghostfleet_simulator.runtime.process_faults import end_process
+from ghostfleet_simulator.runtime.replica import Replica
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
@@ -33,7 +34,7 @@ class CannotListen(Exception):
 
 
 class Hosted:
-    """One server and its sockets. They are bound when it is made, within a running event loop; `run` serves on them.
+    """One replica and its sockets. They are bound when it is made, within a running event loop; `run` serves on them.
 
     Nothing of it is the process's: several may be made in one event loop, each ends by itself.
     """
@@ -66,31 +67,40 @@ class Hosted:
             try:
                 # Bound before anything else, so that a taken port is told at once; listening begins later.
                 listen = config.listen
-                self._socket = bound(listen.host, listen.port) if listen.uds is None else bound_unix(listen.uds)
-                stack.callback(self._socket.close)
+                sockets = []
+                for port in config.ports:
+                    sockets.append(bound(listen.host, port))
+                    stack.callback(sockets[-1].close)
                 if listen.uds is not None:
+                    sockets.append(bound_unix(listen.uds))
+                    stack.callback(sockets[-1].close)
                     stack.callback(Path(listen.uds).unlink, missing_ok=True)
                 admin_socket = None if listen.admin_port is None else bound(listen.host, listen.admin_port)
                 if admin_socket is not None:
                     stack.callback(admin_socket.close)
-                self.server = SimulatedServer(
-                    config,
-                    document=document,
-                    tokenizer=tokenizer,
-                    live_file=options.live_file,
-                    environ=environ,
-                    end=self._crash if shares_process else end_process,
-                )
+                servers: list[SimulatedServer] = []
+                stack.callback(self._close, servers)
+                for one in config.servers:
+                    server = SimulatedServer(
+                        one,
+                        document=document or Document.of(config),
+                        tokenizer=tokenizer,
+                        live_file=None if servers else options.live_file,
+                        environ=environ,
+                        end=self._crash if shares_process else end_process,
+                    )
+                    servers.append(server)
+                    tokenizer = server.tokenizer
             except OSError as error:
-                raise _cannot_listen(listen, error) from None
-            stack.callback(self._close_server)
-            self._api = Listener(
-                build_app(self.server, options.api_keys, options.llmd), listen.shutdown_timeout_seconds + 5
-            )
+                raise _cannot_listen(config, error) from None
+            self.replica = Replica(config, servers)
+            patience = listen.shutdown_timeout_seconds + 5
+            apis = (Listener(build_app(server, options.api_keys, options.llmd), patience) for server in servers)
+            self._apis = list(zip(apis, sockets, strict=True))
             self._admin: Listener | None = None
             if admin_socket is not None:
                 self._admin_socket = admin_socket
-                self._admin = Listener(build_admin(self.server, _bearer(options, environ)), _ADMIN_SHUTDOWN_S)
+                self._admin = Listener(build_admin(self.replica, _bearer(options, environ)), _ADMIN_SHUTDOWN_S)
             self._held = stack.pop_all()
 
     async def run(self) -> int:
@@ -109,7 +119,7 @@ class Hosted:
             except* OSError as errors:
                 error = errors.exceptions[0]
                 assert isinstance(error, OSError)  # noqa: S101 - for the type checker
-                raise _cannot_listen(self.server.config.listen, error) from None
+                raise _cannot_listen(self.replica.config, error) from None
         return self._crash_code or 0
 
     def stop(self) -> None:
@@ -117,23 +127,25 @@ class Hosted:
         self._told.set()
 
     async def _run(self, group: asyncio.TaskGroup) -> None:
-        server, options, listen = self.server, self._options, self.server.config.listen
+        replica, options, listen = self.replica, self._options, self.replica.config.listen
         follower = None
         if self._admin is not None:
             group.create_task(self._admin.serve_on(self._admin_socket))
         if options.config_path is not None and self._document is not None and self._document.revision is not None:
-            follower = group.create_task(follow(options.config_path, server.offer, self._document))
-        if await self._unless_told(load(server.config)):
-            _log.info("Starting vLLM server on %s", _url(listen))
-            group.create_task(self._api.serve_on(self._socket))
-            await self._api.listening.wait()
-            server.start()
+            follower = group.create_task(follow(options.config_path, replica.offer, self._document))
+        if await self._unless_told(load(replica.config)):
+            for server, (api, socket) in zip(replica.servers, self._apis, strict=True):
+                _log.info("Starting vLLM server on %s", _url(server.config.listen))
+                group.create_task(api.serve_on(socket))
+                await api.listening.wait()
+            replica.start()
             _log.info("Application startup complete.")
             self.listening.set()
             await self._told.wait()
             if self._crash_code is None:
                 await self._shut_down(listen.shutdown_timeout_seconds)
-        self._api.stop()
+        for api, _ in self._apis:
+            api.stop()
         if self._admin is not None:
             self._admin.stop()
         if follower is not None:
@@ -150,25 +162,29 @@ class Hosted:
     async def _shut_down(self, grace: int) -> None:
         mode = "drain" if grace else "abort"
         _log.info("[shutdown] API server: stopping engine client mode=%s timeout=%ss", mode, grace)
-        await self.server.shut_down(grace)
+        await self.replica.shut_down(grace)
         _log.info("[shutdown] API server: signalling HTTP server shutdown")
 
     def _crash(self, code: int) -> None:
         """What the end of a process would do to this server, and nothing to the others."""
         self._crash_code = code
-        self._api.abort()
+        for api, _ in self._apis:
+            api.abort()
         if self._admin is not None:
             self._admin.abort()
         # Not at once: this may be in the midst of handing out the tokens of a step.
         asyncio.get_running_loop().call_soon(self._held.close)
         self._told.set()
 
-    def _close_server(self) -> None:
-        self.server.close(abruptly=self._crash_code is not None)
+    def _close(self, servers: Iterable[SimulatedServer]) -> None:
+        for server in servers:
+            server.close(abruptly=self._crash_code is not None)
 
 
-def _cannot_listen(listen: Listen, error: OSError) -> CannotListen:
-    place = f"{_host(listen)} port {listen.port}" if listen.uds is None else listen.uds
+def _cannot_listen(config: ServerConfig, error: OSError) -> CannotListen:
+    listen = config.listen
+    ports = f"port {listen.port}" if len(config.ports) == 1 else f"ports {listen.port} to {config.ports[-1]}"
+    place = f"{_host(listen)} {ports}" if listen.uds is None else listen.uds
     place += f" or {listen.admin_port}" if listen.admin_port else ""
     return CannotListen(f"cannot listen on {error.filename or place}: {error.strerror}")
 

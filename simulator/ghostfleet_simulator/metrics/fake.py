@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 from typing import Final
 
 from ghostfleet_simulator.config import Course, Dialect, Selector, ServerConfig, parse_selector, parse_value
@@ -51,13 +52,21 @@ class _Fake:
 class FakeMetrics:
     """The fake series of one server."""
 
-    def __init__(self, series: Iterable[AnySeries], own_labels: Mapping[str, tuple[str, ...]], now: Time) -> None:
+    def __init__(
+        self,
+        series: Iterable[AnySeries],
+        own_labels: Mapping[str, tuple[str, ...]],
+        now: Time,
+        elsewhere: Mapping[str, frozenset[str]] = MappingProxyType({}),
+    ) -> None:
         """`own_labels` are those that tell the server and its engines, and the values that they have.
 
-        A selector may leave them out, and then means the series of all of them.
+        A selector may leave them out, and then means the series of all of them. With a value that is `elsewhere` it
+        means nothing here.
         """
         self._by_name = {one.family.exposed: one for one in series}
         self._own_labels = own_labels
+        self._elsewhere = elsewhere
         self._now = now
         self._fakes: dict[Selector, list[_Fake]] = {}
 
@@ -72,7 +81,7 @@ class FakeMetrics:
                     _put(fake.series, fake.values, fake.real)
                 del self._fakes[selector]
         for selector, (series, several) in found.items():
-            if selector not in self._fakes:
+            if several and selector not in self._fakes:
                 self._fakes[selector] = [self._begun(series, values, wanted[selector][1]) for values in several]
         self.refresh()
 
@@ -96,7 +105,8 @@ class FakeMetrics:
         own = {name: values for name, values in self._own_labels.items() if name in family.labels}
         needed = [name for name in family.labels if name not in own]
         for name, values in own.items():
-            if (asked := given.pop(name, values[0])) not in values:
+            asked = given.pop(name, values[0])
+            if asked not in values and asked not in self._elsewhere.get(name, ()):
                 raise _problem(key, f"{name} is not {asked!r} here but {' or '.join(map(repr, values))}")
         if sorted(given) != sorted(needed):
             labels = ",".join(f'{name}="..."' for name in needed)
@@ -110,6 +120,8 @@ class FakeMetrics:
         if isinstance(value, tuple) and len(value) > len(family.bounds) + 1:
             raise _problem(key, f"has {len(family.bounds) + 1} buckets, not {len(value)}")
         given = dict(selector.labels)
+        if any(given.get(name) in others for name, others in self._elsewhere.items()):
+            return series, []
         choices = ((given[name],) if name in given else own[name] for name in family.labels)
         return series, list(product(*choices))
 
@@ -149,7 +161,7 @@ def check_fake_metrics(config: ServerConfig, settings: Mapping[str, str]) -> Non
 
 def fakes_of(naming: VLLM | Naming, lora: Series[Scalar] | None, now: Time) -> FakeMetrics:
     """Those of a server, none yet; `lora` is there whether the server has adapters or not, if its dialect has it."""
-    return FakeMetrics([*naming.series, *([lora] if lora else ())], naming.own_labels, now)
+    return FakeMetrics([*naming.series, *([lora] if lora else ())], naming.own_labels, now, naming.elsewhere)
 
 
 def _put(series: AnySeries, values: tuple[str, ...], cell: Scalar | Histogram | None) -> Scalar | Histogram | None:

@@ -51,8 +51,11 @@ class Naming:
         self._ranked = bool(self.rank_label) and of_ranks != (0,)
         self.own_labels: dict[str, tuple[str, ...]] = {label: (value,) for label, value in self._own.items()}
         """Labels that tell these series from those of other servers, each with the values that it has here."""
+        self.elsewhere: dict[str, frozenset[str]] = {}
+        """Values of labels that are no series here, because other servers have those engines."""
         if self._ranked:
             self.own_labels[self.rank_label] = tuple(map(str, of_ranks))
+            self.elsewhere[self.rank_label] = config.ranks_elsewhere
         for self._rank in of_ranks:  # that of the engine whose cells are being made
             self.measures.append(self._engine())
 

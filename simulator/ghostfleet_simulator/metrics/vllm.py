@@ -276,6 +276,8 @@ class VLLM:
         self._engines = [(config.model.aliases[0], str(rank)) for rank in ranks]
         self.own_labels = {"model_name": (config.model.aliases[0],), "engine": tuple(map(str, ranks))}
         """Labels that tell these series from those of other servers, each with the values that it has here."""
+        self.elsewhere = {"engine": config.ranks_elsewhere}
+        """Values of these labels that are no series here, because other servers have those engines."""
         self._bounds = token_bounds(config.model.max_model_len)
         self._now = now
         conduct = config.engine.conduct

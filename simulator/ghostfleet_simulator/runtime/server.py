@@ -266,12 +266,13 @@ class SimulatedServer:
 
     # --- life ------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Say that the server serves."""
+    def start(self, *, leads: bool = True) -> None:
+        """Say that the server serves; if it `leads` its process, failures that befall the process begin."""
         self.started = True
         self.ranks.start()
         self._ready_at = time.monotonic() + self.config.lifecycle.ready_after.seconds
-        self._process_faults.start()
+        if leads:
+            self._process_faults.start()
 
     @property
     def unready(self) -> str:

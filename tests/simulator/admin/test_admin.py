@@ -17,6 +17,7 @@ from ghostfleet_simulator.config import Endpoint, FailureType, ServerConfig
 from ghostfleet_simulator.document import Document, live_hash, restart_hash
 from ghostfleet_simulator.problems import validated
 from ghostfleet_simulator.runtime.clock import VirtualClock
+from ghostfleet_simulator.runtime.replica import Replica
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
@@ -49,7 +50,7 @@ def token_file(tmp_path: Path) -> Path:
 
 def _client(server: SimulatedServer, token_file: Path | None = None, token: str = "") -> httpx.AsyncClient:
     bearer = Bearer(token_file, *POD) if token_file else None
-    transport = httpx.ASGITransport(build_admin(server, bearer), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(build_admin(Replica(server.config, [server]), bearer), raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     return httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers)
 

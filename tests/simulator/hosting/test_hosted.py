@@ -89,7 +89,7 @@ async def test_a_server_that_stops_leaves_the_others(tokenizer: Tokenizer) -> No
             asyncio.create_task(client.post(f"{url(config)}/v1/completions", json=body(max_tokens=limit)))
             for config, limit in ((one, 2000), (two, 50))
         ]
-        while first.server.running == 0:
+        while first.replica.servers[0].running == 0:
             await asyncio.sleep(0.01)
         first.stop()
         assert await asyncio.wait_for(task, WITHIN) == 0

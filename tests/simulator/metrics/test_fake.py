@@ -161,3 +161,23 @@ def test_what_cannot_be_read_is_told(fakes: dict[str, Any], message: str) -> Non
     with pytest.raises(InvalidInput, match="fakeMetrics") as caught:
         validated(ServerConfig, {"model": {"name": "m"}, "fakeMetrics": fakes})
     assert message in str(caught.value)
+
+
+def test_a_fake_is_of_every_rank_or_of_the_one_that_it_names() -> None:
+    """`engine` may be named; a rank that another server has means nothing here, one that nobody has is refused."""
+    name = "vllm:num_requests_waiting"
+    raw = {"model": {"name": "m"}, "dataParallelSize": 3, "localRanks": {"startRank": 1, "size": 2}}
+    metrics = ServerMetrics(validated(ServerConfig, raw), with_created=False)
+
+    def waiting() -> list[float | None]:
+        return [shown(metrics, name, engine=engine) for engine in ("0", "1", "2")]
+
+    metrics.fake({name: "7"})
+    assert waiting() == [None, 7, 7]
+    metrics.fake({f'{name}{{engine="2"}}': "5", 'vllm:num_requests_running{engine="0"}': "1"})
+    assert waiting() == [None, 0, 5]
+    with pytest.raises(InvalidInput, match=r"engine is not '3' here but '1' or '2'"):
+        metrics.fake({f'{name}{{engine="3"}}': "5"})
+    with pytest.raises(InvalidInput, match=f"{name} means the same series"):
+        metrics.fake({name: "7", f'{name}{{engine="2"}}': "5"})
+    assert waiting() == [None, 0, 5]
