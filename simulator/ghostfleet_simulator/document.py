@@ -19,8 +19,9 @@ from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, valida
 
 def _digest(config: ServerConfig | LiveConfig, live: bool) -> str:
     # Defaults are left out: a later version that adds a field changes no hash until somebody uses the field.
-    tree = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    part = {key: value for key, value in tree.items() if (key in LIVE_FIELDS) is live}
+    fields = type(config).model_fields.keys()
+    chosen = {name for name in fields if (name in LiveConfig.model_fields) is live}
+    part = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=chosen)
     text = json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 

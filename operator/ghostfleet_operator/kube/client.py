@@ -139,12 +139,21 @@ class KubeClient:
 
     async def create_event(self, event: Object) -> None:
         """Write a core/v1 Event, over an earlier one of the same name."""
+        if event["count"] == 1:
+            await self._budget()
+            try:
+                await self.create(event)
+            except Conflict:
+                pass  # another process told it before
+            else:
+                return
         await self._apply(event, FIELD_MANAGER, "", "Strict")
 
     async def create(self, obj: Object) -> Object:
         """Make an object, at once; raises `Conflict` where there is one of its name."""
         kind = kind_of(obj)
-        return await self._call("POST", kind, _path(kind, obj["metadata"].get("namespace")), None, obj)
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._call("POST", kind, _path(kind, obj["metadata"].get("namespace")), query, obj)
 
     async def replace(self, obj: Object) -> Object:
         """Put an object over the version in it, at once; raises `Conflict` where it changed."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import kopf
 import yaml
@@ -23,7 +25,14 @@ class Login:
     context: str | None = None
 
     async def configuration(self) -> Configuration:
-        """Fresh credentials for a client of `kubernetes.aio`; raises `KubeError` in plain words."""
+        """Fresh credentials for a client of `kubernetes.aio`, and the way there; raises `KubeError` in plain words."""
+        settings = await self._credentials()
+        # aiohttp would look for the proxy before each request, in a thread, which costs as much as the request itself.
+        settings.client_session_kwargs = {"trust_env": False}
+        settings.proxy = settings.proxy or _proxy_to(settings.host)
+        return settings
+
+    async def _credentials(self) -> Configuration:
         settings = Configuration()
         path = self.kubeconfig or os.environ.get("KUBECONFIG")
         try:
@@ -55,3 +64,11 @@ class Login:
             private_key_path=settings.key_file,
             proxy_url=settings.proxy,
         )
+
+
+def _proxy_to(host: str) -> str | None:
+    """The proxy that the environment names for the API server, if it names one (`HTTPS_PROXY`, `NO_PROXY`)."""
+    url = urlsplit(host)
+    if not url.hostname or urllib.request.proxy_bypass(url.hostname):
+        return None
+    return urllib.request.getproxies().get(url.scheme)

@@ -58,6 +58,8 @@ class Memory:
     settled: tuple[object, ...] | None = None
     """What a pass went by that found nothing to do, and would find nothing again."""
     children: ChildMemory = field(default_factory=ChildMemory)
+    truth: tuple[str, Truth | None] | None = None
+    """What the ConfigMap holds, with its version."""
     secret_at: float = -math.inf
     """When the Secret with the tokens was last applied."""
 

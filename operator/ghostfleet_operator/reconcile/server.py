@@ -41,6 +41,8 @@ from ghostfleet_operator.reconcile.api import (
     Kind,
     KubeApi,
     Object,
+    kind_of,
+    namespace_of,
 )
 from ghostfleet_operator.reconcile.children import Children, Foreign
 from ghostfleet_operator.reconcile.events import Notice, Recorder, Severity
@@ -50,7 +52,7 @@ from ghostfleet_operator.reconcile.passes import DECISIVE, EVERYTHING, Memory, P
 from ghostfleet_operator.reconcile.pods import Pod, owned_pods
 from ghostfleet_operator.reconcile.report import Reporter
 from ghostfleet_operator.reconcile.rescue import rescued
-from ghostfleet_operator.reconcile.store import Reader, Store
+from ghostfleet_operator.reconcile.store import Place, Reader, Store
 from ghostfleet_operator.reconcile.token import FIRST_EPOCH, Tokens, epoch_of
 from ghostfleet_operator.resolve import FindProfile, Reason, Resolved, Unresolved, resolve
 from ghostfleet_operator.rollout import Send
@@ -64,6 +66,8 @@ _BLOCKED_SECONDS: Final = 15.0
 _LEFTOVER_SECONDS: Final = 2.0
 _SECRET_SECONDS: Final = 20.0
 """How often the Secret is applied while a pod is not Ready."""
+_MOST_PROFILES: Final = 256
+"""Profiles that are kept as they were read."""
 _WAVE_SECONDS: Final = 5.0
 """How often the pods of a wave are asked at least."""
 
@@ -102,6 +106,8 @@ class ServerReconciler:
         self._children = Children(api)
         self._reporter = Reporter(api=api, store=store, recorder=recorder, observer=observer, now=now)
         self._memories: dict[tuple[str, str], Memory] = {}
+        self._profiles_read: dict[Place, tuple[str, ProfileResource | InvalidInput]] = {}
+        """Profiles by where they are, with the version that was read."""
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """One pass; seconds until the next one is due without any event, or None. Raises `KubeError`."""
@@ -314,7 +320,12 @@ class ServerReconciler:
     async def _truth(self, run: Pass) -> Truth | None:
         """What the ConfigMap holds, if it is ours and can be read."""
         found = await run.reader.get(CONFIG_MAP, run.namespace, run.names.config)
-        return truth_of(found) if found is not None and is_ours(found, run.uid) else None
+        if found is None or not is_ours(found, run.uid):
+            return None
+        version, known = found["metadata"]["resourceVersion"], run.memory.truth
+        if known is None or known[0] != version:
+            known = run.memory.truth = (version, truth_of(found))
+        return known[1]
 
     async def _profiles(self, run: Pass, server: SimulatedModelServer) -> FindProfile:
         reference, reason = server.spec.profile_ref, self._settings.no_cluster_profiles
@@ -326,12 +337,22 @@ class ServerReconciler:
         found = await run.reader.get(kind, run.namespace if kind.namespaced else "", reference.name)
         if found is None or found["metadata"].get("deletionTimestamp"):
             return lambda _kind, _name: None
-        profile: ProfileResource | InvalidInput
-        try:
-            profile = parse_profile(found)
-        except InvalidInput as error:
-            profile = error
+        profile = self._parsed(found)
         return lambda _kind, _name: profile
+
+    def _parsed(self, raw: Object) -> ProfileResource | InvalidInput:
+        """A profile, as many servers may refer to it."""
+        place, version = (kind_of(raw), namespace_of(raw), raw["metadata"]["name"]), raw["metadata"]["resourceVersion"]
+        known = self._profiles_read.get(place)
+        if known is None or known[0] != version:
+            try:
+                known = version, parse_profile(raw)
+            except InvalidInput as error:
+                known = version, error
+            if len(self._profiles_read) >= _MOST_PROFILES:
+                self._profiles_read.clear()
+            self._profiles_read[place] = known
+        return known[1]
 
     def _blocked(self, foreign: Foreign) -> tuple[Obstacle, float]:
         if foreign.leftover:
