@@ -128,7 +128,8 @@ def live_through_everything(cluster: Cluster, namespace: str) -> None:
     eventually(lambda: _is(cluster.must_get(DEPLOYMENT, namespace, "one")["spec"]["replicas"] == 4))
     eventually(lambda: _is(cluster.must_get(SERVICE, namespace, "one")["spec"]["type"] == "NodePort"))
 
-    for kind, name in ((CONFIG_MAP, names.config), (SERVICE, names.service), (DEPLOYMENT, names.deployment)):
+    lost = ((CONFIG_MAP, names.config), (DEPLOYMENT, names.deployment), (SERVICE, names.service))
+    for kind, name in (*lost, lost[-1]):  # the same twice, so that its Event counts up
         old = cluster.must_get(kind, namespace, name)["metadata"]["uid"]
         cluster.delete(kind, namespace, name)
         eventually(lambda k=kind, n=name, o=old: _is(cluster.must_get(k, namespace, n)["metadata"]["uid"] != o))

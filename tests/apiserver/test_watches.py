@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
 import yaml
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from tests.apiserver.cluster import Cluster, Pods, eventually, profile, server
 from tests.apiserver.conftest import StartOperator
@@ -55,13 +57,25 @@ def test_every_metric_is_there_documented_and_true(
         cluster.merge(DEPLOYMENT, namespace, "one", {"spec": {"replicas": 9}})
         eventually(lambda: it.metric(f'{PREFIX}drift_corrections_total{{kind="Deployment"}}') or None, within=40)
         eventually(lambda: it.metric(f"{PREFIX}profile_lagging_pods") or None, within=40)
-        text = it.metrics()
+        told: dict[str, Metric] = {}
 
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-    ours = {name for name in families if name.startswith(PREFIX)}
+        def look() -> bool:
+            """Values that belong together; of what is under way at the moment some are not told yet."""
+            told.update({family.name: family for family in text_string_to_metric_families(it.metrics())})
+            true(told, namespace)
+            return True
+
+        eventually(look, within=60)
+
+    ours = {name for name in told if name.startswith(PREFIX)}
     table = DOCS.read_text().split("## Metrics and probes")[1].split("\n## ")[0]
     documented = {name.removesuffix("_total") for name in re.findall(rf"`({PREFIX}\w+)`", table)}
     assert ours == documented
+    assert not [s for f in told.values() for s in f.samples if "pod" in s.labels]
+
+
+def true(families: Mapping[str, Metric], namespace: str) -> None:
+    """What a scrape tells fits what the test did."""
 
     def value(series: str, /, **labels: str) -> float:
         samples = [s for f in families.values() for s in f.samples if s.name == PREFIX + series]
@@ -86,7 +100,6 @@ def test_every_metric_is_there_documented_and_true(
     assert value("server_info", **one, model="org/model", profile="shared") == 1
     assert value("server_condition", **one, type="ProfileResolved", status="True") == 1
     assert value("server_condition", **one, type="ProfileSynced", status="False") == 1
-    assert not [s for f in families.values() for s in f.samples if "pod" in s.labels]
 
 
 def lease(namespace: str) -> tuple[str, str]:

@@ -61,8 +61,6 @@ from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.problems import InvalidInput
 
 _SPREAD: Final = 0.2
-_BLOCKED_SECONDS: Final = 15.0
-"""A name in use by somebody else is in no watch of ours; it is looked at this often."""
 _LEFTOVER_SECONDS: Final = 2.0
 _SECRET_SECONDS: Final = 20.0
 """How often the Secret is applied while a pod is not Ready."""
@@ -358,7 +356,8 @@ class ServerReconciler:
         if foreign.leftover:
             text = f"{foreign.kind} {foreign.name!r} of an earlier server of this name is still being deleted"
             return Obstacle("WaitingForDeletion", text, permanent=False), self._spread(_LEFTOVER_SECONDS)
-        return Obstacle.name_conflict(foreign.kind, foreign.name), self._spread(_BLOCKED_SECONDS)
+        # A name in use by somebody else is in no watch of ours.
+        return Obstacle.name_conflict(foreign.kind, foreign.name), self._spread(self._settings.observe_seconds / 2)
 
     def _acknowledgements(self, namespace: str, name: str, uid: str) -> Acknowledgements:
         return Acknowledgements(
