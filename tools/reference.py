@@ -189,13 +189,29 @@ those of its commit eec055a (August 2026).
 | --- | --- |
 | a command line | put `ghostfleet serve --as llm-d-inference-sim` in the place of `llm-d-inference-sim` |
 | a container | take the image `ghostfleet-sim` and set the variable `GHOSTFLEET_AS=llm-d-inference-sim`; `args` stay |
+| many of them | build the image once with `--build-arg AS=llm-d-inference-sim`: only its name changes then |
+| a manifest that the operator shall run | [import](#import-it) it |
 | code that calls `/admin/config`, `/fake_metrics`, `/health/ready` | nothing |
 
 ```sh
 ghostfleet serve --as llm-d-inference-sim --model food-review --mode echo --time-to-first-token 100ms --v 4
 ```
 
-In a pod `args` take the place of the image's own `serve`; where they begin with a flag, they are those of a server.
+In a pod `args` take the place of the image's own `serve`; where they begin with a flag, they are those of a server. A
+`command` of `/app/llm-d-inference-sim` is there, too. With kustomize:
+
+```yaml
+images:
+- {{name: ghcr.io/llm-d/llm-d-inference-sim, newName: registry.example/ghostfleet-sim, newTag: 0.1.0}}
+patches:
+- target: {{kind: Deployment}}
+  patch: |
+    - op: add
+      path: /spec/template/spec/containers/0/env/-
+      value: {{name: GHOSTFLEET_AS, value: llm-d-inference-sim}}
+```
+
+A renderer beside the simulator (`vllm launch render`) has nothing to do any more and can be taken out.
 
 Its flags keep their names, defaults and rules; `--config FILE`, `SIM_MODEL`, `PYTHONHASHSEED`, `VLLM_SERVER_DEV_MODE`,
 `POD_IP`, `POD_NAME` and `POD_NAMESPACE` (or `NAMESPACE`) mean what they mean there. Flags of `ghostfleet serve` that it
@@ -204,6 +220,28 @@ that is not quite the same here says what becomes of it. What is wrong is one li
 llm-d-inference-sim ends with 0.
 
 A server that is configured in another way has its routes with `http.llmdSimRoutes` (`--llmd-sim-routes`).
+
+## Import it
+
+`ghostfleet import` turns it into a `SimulatedModelServer` and a `LatencyProfile`, for the operator or for
+`ghostfleet up`:
+
+```sh
+kustomize build overlays/test | envsubst | ghostfleet import - > fleet.yaml
+ghostfleet import -- --model food-review --max-num-seqs 5 --time-to-first-token 100ms
+ghostfleet import --to config config.yaml          # a file for `ghostfleet serve --config`
+ghostfleet import body.json                        # of its POST /admin/config: a patch for PATCH /admin/config
+```
+
+Of manifests everything comes out again, in its place: Deployments, StatefulSets, ReplicaSets and Pods with a container
+of the simulator (by its image, or by `--container`) as ours, the rest as it is. Labels and annotations of the pods are
+kept, so Services and InferencePools go on finding them; an autoscaler is turned to the new object; a Service that the
+operator would make itself is left out. Variables and files of ConfigMaps are read where these are among the documents.
+
+Standard error has the report, for each object what was translated, approximated, not needed and dropped, and what
+somebody should look at, such as ports that nobody listens on any more: pods of the operator have port 8000. With
+`--strict` the exit code is 1 where anything was approximated, dropped or has to be looked at. Pods of the operator have
+one container, so what needs the routing sidecar stays a Deployment of its own, with our image in it.
 
 ## What is different, and why
 

@@ -15,7 +15,7 @@ import pytest
 from ghostfleet_simulator import __version__
 
 GHOSTFLEET = Path(sys.executable).with_name("ghostfleet")
-COMMANDS = ("serve", "up", "status", "apply", "down", "operator")
+COMMANDS = ("serve", "up", "status", "apply", "down", "import", "operator")
 
 
 def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -19,8 +19,12 @@ _COMMANDS: Final = {
     "status": "show the fleet that runs on this machine",
     "apply": "change the running fleet",
     "down": "stop the fleet",
+    "import": "turn what was written for llm-d-inference-sim into objects of ours",
     "operator": "run the Kubernetes operator",
 }
+
+_MODULES: Final = {"import": "import_"}
+"""Modules that are not called as their sub-command is: Python takes that word for itself."""
 
 
 class _Command(Protocol):
@@ -70,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, argv: Sequence[str]) -> int:
     program = f"ghostfleet {name}"
     try:
-        command = cast("_Command", importlib.import_module(f"ghostfleet_operator.cli.{name}"))
+        command = cast("_Command", importlib.import_module(f"ghostfleet_operator.cli.{_MODULES.get(name, name)}"))
         code = command.main(argv)
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -66,13 +66,12 @@ class _AdminConfig:
                 if f["type"] not in TYPED_ERRORS
             ]
             patch["failures"] = [*others, *live_tree(wanted, ("failures",)).get("failures", ())]
-        if given.keys() - _RATES:
+        if times := times_patch(wanted, given):
             backend = self._server.in_force.document.config.profile.backend
             if backend is not Backend.SIMPLE:
-                raise InvalidInput(
-                    [Problem("", f"times per request are not in use: the profile's backend is {backend}")]
-                )
-            patch["profile"] = {"simple": times_patch(wanted)}
+                text = f"times per request are not in use: the profile's backend is {backend}"
+                raise InvalidInput([Problem("", text)])
+            patch["profile"] = {"simple": times}
         if fakes is not None:
             patch["fakeMetrics"] = self._fakes_patch(fakes, wanted.max_loras)
         if patch:

@@ -132,7 +132,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> flags.LoadedConfig:
     except InvalidInput as error:
         raise InvalidInput(_renamed(problem) for problem in error.problems) from None
     told = [str(note) for note in found.notes]
-    told += [f"--{problem}" for _, problem in found.fates()]
+    told += [f"--{problem.path}: {fate.value}: {problem.message}" for fate, problem in found.fates()]
     options = replace(loaded.options, llmd=settings)
     if found.verbosity is not None and found.verbosity >= 4:
         options = replace(options, log_level=LogLevel.DEBUG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Final
 
@@ -50,8 +51,8 @@ def tree_of(settings: LlmdSettings, *, dev_mode: bool) -> dict[str, Any]:
             "maxWaitingRequests": settings.max_waiting_queue_length,
         },
         "kvCache": {
-            "enablePrefixCaching": settings.enable_kvcache,
-            "blockSize": settings.block_size,
+            **({} if settings.enable_kvcache else {"enablePrefixCaching": False}),
+            **({"blockSize": settings.block_size} if settings.block_size != 16 else {}),
             "blocks": _blocks(settings, longest),
             "hashSeed": settings.hash_seed or "0",
         },
@@ -66,7 +67,7 @@ def tree_of(settings: LlmdSettings, *, dev_mode: bool) -> dict[str, Any]:
             **({"enableRequestIdHeaders": True} if settings.enable_request_id_headers else {}),
         },
         "failureHeaders": True,
-        "answers": {"mode": settings.mode.capitalize()},
+        **({"answers": {"mode": "Echo"}} if settings.mode == "echo" else {}),
         "lora": _lora(settings),
         "profile": {"simple": _times(settings)},
     }
@@ -104,7 +105,9 @@ def _blocks(settings: LlmdSettings, longest: int) -> int:
 
 
 def _lora(settings: LlmdSettings) -> dict[str, Any]:
-    lora: dict[str, Any] = {"enabled": True, "maxLoras": settings.max_loras}
+    lora: dict[str, Any] = {"enabled": True}
+    if settings.max_loras > 1:
+        lora["maxLoras"] = settings.max_loras
     if settings.max_cpu_loras:
         lora["maxCpuLoras"] = settings.max_cpu_loras
     if settings.lora_modules:
@@ -142,11 +145,12 @@ def _times(settings: LlmdSettings) -> dict[str, Any]:
     return times
 
 
-def times_patch(settings: LlmdSettings) -> dict[str, Any]:
-    """`profile.simple` as a merge patch that sets every field of theirs, those with a default to none."""
-    names = (setting.becomes.field for setting in SETTINGS.values())
-    fields = [name.removeprefix(_TIMES) for name in names if name.startswith(_TIMES)]
-    return dict.fromkeys(fields) | _times(settings)
+def times_patch(settings: LlmdSettings, names: Iterable[str]) -> dict[str, Any]:
+    """The times of these names as a merge patch of `profile.simple`; one that has its default is taken away there."""
+    fields = [SETTINGS[name].becomes.field for name in names]
+    wanted = [field.removeprefix(_TIMES) for field in fields if field.startswith(_TIMES)]
+    times = _times(settings)
+    return {field: times.get(field) for field in wanted}
 
 
 def notes(settings: LlmdSettings, *, dev_mode: bool) -> list[tuple[Fate, Problem]]:
@@ -157,7 +161,7 @@ def notes(settings: LlmdSettings, *, dev_mode: bool) -> list[tuple[Fate, Problem
         if settings.value(name) == SETTINGS[name].info.default and becomes.fate is not Fate.NEEDLESS:
             continue
         if becomes.fate is not Fate.SAME:
-            field = f"is {becomes.field}; " if becomes.field else f"{becomes.fate.value}: "
+            field = f"is {becomes.field}; " if becomes.field else ""
             found.append((becomes.fate, Problem(name, field + becomes.why)))
     if settings.enable_sleep_mode and not dev_mode:
         text = "has no effect without VLLM_SERVER_DEV_MODE=1, as in llm-d-inference-sim"
