@@ -1,7 +1,7 @@
 /* Streaming load client: one thread, epoll, closed loop, cheap enough to share two cores with the server it measures.
  *
  * Opens --streams keep-alive connections spread over --ramp seconds. Each POSTs the body, reads the SSE answer to its end and
- * posts again. After --warm-up seconds a window of --window seconds is measured and printed as one JSON object:
+ * posts again; an answer in one piece, one JSON object, will do as well. After --warm-up seconds a window of --window seconds is measured and printed as one JSON object:
  *
  *   tokens        completion_tokens of the usage of every request that ended in the window; of those still open, their events
  *   merged        tokens that came in no event of their own (tokens - events; negative: events that carried no token)
@@ -160,8 +160,17 @@ static void post(stream *s) {
   }
 }
 
+/* An answer in one piece: all of its tokens came without an event of their own. */
+static void whole(stream *s) {
+  const char *v = value_of(s->part, s->part_len, "\"completion_tokens\":");
+  if (!v || s->part[s->part_len - 1] != '}') die("the answer is no complete JSON object with a usage: %.300s", s->part);
+  s->usage = strtol(v, NULL, 10);
+  s->done = 1;
+}
+
 static void complete(stream *s) {
   if (s->status != 200) die("the server answered %d: %.300s", s->status, s->part_len ? s->part : "");
+  if (s->part_len && s->part[0] == '{') whole(s);
   if (!s->done) die("the answer ended without [DONE] after %ld token events", s->events);
   finished++;
   if (s->usage < 0) without_usage++;

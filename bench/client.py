@@ -28,7 +28,8 @@ class BenchError(Exception):
 class Load:
     """What the client does: `streams` at a time, each of `max_tokens`, over and over.
 
-    `itl_ms` is None for a server that paces nothing: then no times are taken. After `warm_up` seconds, `window` seconds
+    `itl_ms` is None for a server that paces nothing: then no times are taken. Without `stream` an answer comes in one
+    piece. After `warm_up` seconds, `window` seconds
     are measured.
     """
 
@@ -38,6 +39,7 @@ class Load:
     itl_ms: float | None = None
     warm_up: float = 2.0
     window: float = 10.0
+    stream: bool = True
 
     @classmethod
     def paced(
@@ -182,18 +184,17 @@ def compiled(folder: Path, environment: Mapping[str, str] = os.environ) -> Path:
     return binary
 
 
-def body(model: str, max_tokens: int) -> str:
-    """The request: a chat completion of exactly `max_tokens`, streamed, with its usage at the end."""
-    return json.dumps(
-        {
-            "model": model,
-            "messages": [{"role": "user", "content": PROMPT}],
-            "max_tokens": max_tokens,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    )
+def body(model: str, max_tokens: int, *, stream: bool = True) -> str:
+    """The request: a chat completion of exactly `max_tokens`, streamed, with its usage at the end, or in one piece."""
+    request: dict[str, object] = {
+        "model": model,
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+    }
+    if stream:
+        request |= {"stream": True, "stream_options": {"include_usage": True}}
+    return json.dumps(request)
 
 
 def measure(binary: Path, endpoint: Endpoint, load: Load, during: Callable[[], None] | None = None) -> Measurement:
@@ -206,7 +207,7 @@ def measure(binary: Path, endpoint: Endpoint, load: Load, during: Callable[[], N
         "host": endpoint.host,
         "port": endpoint.port,
         "path": f"{endpoint.prefix}/v1/chat/completions",
-        "body": body(endpoint.model, load.max_tokens),
+        "body": body(endpoint.model, load.max_tokens, stream=load.stream),
         "streams": load.streams,
         "pids": ",".join(map(str, endpoint.pids)),
         "ramp": load.ramp,

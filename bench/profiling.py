@@ -32,11 +32,11 @@ class Subject:
     @property
     def unit(self) -> str:
         """What one of the figures is about."""
-        return "request" if self.kind is Kind.REQUESTS else "token"
+        return "request" if self.kind.by_request else "token"
 
     def cost(self, measurement: Measurement) -> float:
         """Microseconds of CPU per token or request."""
-        return measurement.cpu_us_per_request if self.kind is Kind.REQUESTS else measurement.cpu_us_per_token
+        return measurement.cpu_us_per_request if self.kind.by_request else measurement.cpu_us_per_token
 
 
 def profile(binary: Path, command: str, subject: Subject, tell: Callable[[str], None]) -> str:

@@ -22,7 +22,13 @@ class Kind(StrEnum):
     PACED = "paced"
     UNPACED = "unpaced"
     REQUESTS = "requests"
+    WHOLE = "whole"
     SCRAPES = "scrapes"
+
+    @property
+    def by_request(self) -> bool:
+        """Whether what counts is the cost of a request, not of a token."""
+        return self in (Kind.REQUESTS, Kind.WHOLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,15 @@ SERVER: Final[tuple[str, Cell]] = ("server", lambda _, name: name)
 RSS: Final[tuple[str, Cell]] = ("RSS at start / under load, MiB", cells([rss_before, rss_after], 0))
 CORES: Final[tuple[str, Cell]] = ("cores", cell(cores, 2))
 
+REQUEST_COLUMNS: Final[Sequence[tuple[str, Cell]]] = [
+    STREAMS,
+    SERVER,
+    ("requests/s", cell(requests_per_s, 0)),
+    ("CPU per request, us", cell(cpu_per_request, 0)),
+    CORES,
+    RSS,
+]
+
 COLUMNS: Final[Mapping[Kind, Sequence[tuple[str, Cell]]]] = {
     Kind.PACED: [
         STREAMS,
@@ -180,14 +195,8 @@ COLUMNS: Final[Mapping[Kind, Sequence[tuple[str, Cell]]]] = {
         ("merged, %", cell(merged, 1)),
         RSS,
     ],
-    Kind.REQUESTS: [
-        STREAMS,
-        SERVER,
-        ("requests/s", cell(requests_per_s, 0)),
-        ("CPU per request, us", cell(cpu_per_request, 0)),
-        CORES,
-        RSS,
-    ],
+    Kind.REQUESTS: REQUEST_COLUMNS,
+    Kind.WHOLE: REQUEST_COLUMNS,
     Kind.SCRAPES: [
         STREAMS,
         SERVER,
@@ -198,6 +207,12 @@ COLUMNS: Final[Mapping[Kind, Sequence[tuple[str, Cell]]]] = {
     ],
 }
 
+REQUEST_RATIOS: Final[Sequence[tuple[str, Number]]] = [
+    ("requests/s", requests_per_s),
+    ("CPU per request", cpu_per_request),
+    ("RSS under load", rss_after),
+]
+
 RATIOS: Final[Mapping[Kind, Sequence[tuple[str, Number]]]] = {
     Kind.PACED: [
         ("CPU per token", cpu_per_token),
@@ -207,11 +222,8 @@ RATIOS: Final[Mapping[Kind, Sequence[tuple[str, Number]]]] = {
         ("RSS under load", rss_after),
     ],
     Kind.UNPACED: [("tokens/s", tokens_per_s), ("CPU per token", cpu_per_token), ("RSS under load", rss_after)],
-    Kind.REQUESTS: [
-        ("requests/s", requests_per_s),
-        ("CPU per request", cpu_per_request),
-        ("RSS under load", rss_after),
-    ],
+    Kind.REQUESTS: REQUEST_RATIOS,
+    Kind.WHOLE: REQUEST_RATIOS,
     Kind.SCRAPES: [("gap error, mean", gap("mean")), ("gap error, p99", gap("p99"))],
 }
 
@@ -221,6 +233,7 @@ TITLES: Final[Mapping[Kind, str]] = {
     ),
     Kind.UNPACED: "Unpaced: as fast as it can, {0.max_tokens} tokens a request",
     Kind.REQUESTS: "Requests: streams of one token, as fast as it can",
+    Kind.WHOLE: "Whole: answers of {0.max_tokens} tokens in one piece, as fast as it can",
     Kind.SCRAPES: f"Scrapes: paced, without and with {PER_S} scrapes a second",
 }
 

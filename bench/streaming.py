@@ -21,6 +21,7 @@ from bench.servers import ROOT, Pace, Running
 PACE: Final = Pace(ttft_ms=100, itl_ms=20)
 FLAT_OUT: Final = Pace(ttft_ms=0, itl_ms=0)
 UNPACED_STREAMS: Final = 64
+WHOLE_TOKENS: Final = 16
 SCRAPED_STREAMS: Final = 256
 
 
@@ -60,6 +61,9 @@ class Plan:
             loads.append((Kind.UNPACED, FLAT_OUT, load))
         if Kind.REQUESTS in self.kinds:
             loads.append((Kind.REQUESTS, FLAT_OUT, Load(UNPACED_STREAMS, 1, warm_up=self.warm_up, window=flat_out)))
+        if Kind.WHOLE in self.kinds:
+            load = Load(UNPACED_STREAMS, WHOLE_TOKENS, warm_up=self.warm_up, window=flat_out, stream=False)
+            loads.append((Kind.WHOLE, FLAT_OUT, load))
         if Kind.SCRAPES in self.kinds:
             loads.append((Kind.SCRAPES, PACE, self._paced(SCRAPED_STREAMS)))
         return loads
@@ -111,7 +115,7 @@ def run(binary: Path, plan: Plan, targets: Sequence[Target], tell: Callable[[str
                 seen = rounds[-1][name].measurement
                 cost = (
                     f"{seen.cpu_us_per_request:.0f} us of CPU per request"
-                    if kind is Kind.REQUESTS
+                    if kind.by_request
                     else f"{seen.cpu_us_per_token:.2f} us of CPU per token"
                 )
                 tell(f"{kind}, {load.streams} streams, round {number + 1} of {plan.rounds}, {name}: {cost}")

@@ -122,6 +122,13 @@ async def test_merged_deltas_are_told_by_the_usage(binary: Path) -> None:
     assert (result.tokens, result.events, result.merged) == (10, 6, 4)
 
 
+async def test_an_answer_in_one_piece_counts_by_its_usage(binary: Path) -> None:
+    """It has no events, and all of its tokens are merged."""
+    body = b'{"choices":[{"message":{"content":"a\\n b"}}],"usage":{"completion_tokens":2}}'
+    result = await measured(binary, once(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)))
+    assert (result.tokens, result.events, result.requests, result.requests_without_usage) == (2, 0, 1, 0)
+
+
 async def test_an_open_stream_counts_by_its_events(binary: Path) -> None:
     """A stream that has not ended in the window has no usage yet; what came of it counts all the same."""
     result = await measured(binary, once(CHUNKED + chunk(events(ROLE, *[token()] * 7)[: -len("data: [DONE]\n\n")])))

@@ -58,9 +58,9 @@ def test_two_servers_are_measured_in_turn(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     turns = [line.split(", ")[-1].split(":")[0] for line in done.stderr.splitlines() if ", round " in line]
-    assert turns == ["ghostfleet", "late"] * 6 + ["ghostfleet", "scraped"] * 2
+    assert turns == ["ghostfleet", "late"] * 8 + ["ghostfleet", "scraped"] * 2
     scenarios = {scenario["kind"]: scenario for scenario in json.loads(out.read_text())["scenarios"]}
-    assert list(scenarios) == ["paced", "unpaced", "requests", "scrapes"]
+    assert list(scenarios) == ["paced", "unpaced", "requests", "whole", "scrapes"]
     assert len(scenarios["paced"]["rounds"]) == 2
     for round_ in scenarios["paced"]["rounds"]:
         ours, late = round_["ghostfleet"]["measurement"], round_["late"]["measurement"]
@@ -70,7 +70,9 @@ def test_two_servers_are_measured_in_turn(tmp_path: Path) -> None:
         assert late["ttft_error_us"]["p50"] >= 29_000
         assert ours["server_cpu_s"] > 0
     assert all(0 < ratio < 1 for ratio in scenarios["paced"]["ratios"]["gap error, mean"])
-    assert scenarios["requests"]["rounds"][0]["ghostfleet"]["measurement"]["requests"] > 0
+    for kind, stream in (("requests", True), ("whole", False)):
+        assert scenarios[kind]["load"]["stream"] == stream
+        assert scenarios[kind]["rounds"][0]["ghostfleet"]["measurement"]["requests"] > 0
     assert "ghostfleet / late = " in done.stdout
 
 

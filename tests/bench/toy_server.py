@@ -21,7 +21,13 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ttft
                 writer.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\n\r\n" % found)
                 continue
             length = int(head.partition(b"content-length:")[2].split()[0])
-            tokens = json.loads(await reader.readexactly(length))["max_tokens"]
+            request = json.loads(await reader.readexactly(length))
+            tokens = request["max_tokens"]
+            if not request.get("stream"):
+                await asyncio.sleep(ttft + (tokens - 1) * itl)
+                body = f'{{"choices":[],"usage":{{"completion_tokens":{tokens}}}}}'.encode()
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+                continue
             writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
             for number in range(tokens):
                 await asyncio.sleep(itl if number else ttft)

@@ -29,7 +29,7 @@ def refused_prompt(server: SimulatedServer, work: Work) -> ApiError | None:
 
     vLLM looks a second time when it queues a prompt. A stream has begun by then.
     """
-    if not _limited(server):
+    if not is_limited(server):
         return None
     sequences = tokens = 0
     for prompt in work.prompts:
@@ -41,7 +41,8 @@ def refused_prompt(server: SimulatedServer, work: Work) -> ApiError | None:
     return None
 
 
-def _limited(server: SimulatedServer) -> bool:
+def is_limited(server: SimulatedServer) -> bool:
+    """Whether there is a limit to the queue."""
     limits = server.config.scheduling
     limited = (limits.max_num_queued_reqs, limits.max_num_queued_tokens, limits.max_waiting_requests)
     return any(limit is not None for limit in limited)

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from ghostfleet_simulator.api.access import ApiKeys, RequestIds
 from ghostfleet_simulator.api.development import development
+from ghostfleet_simulator.api.direct import Direct
 from ghostfleet_simulator.api.errors import ApiError, internal_error, invalid_body, unreadable_body
 from ghostfleet_simulator.api.fault_gate import FaultGate
 from ghostfleet_simulator.api.generate import Generating, failure, generation
@@ -90,7 +91,7 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdS
     if server.config.api.enable_request_id_headers:
         app.add_middleware(RequestIds)
     if not (api_keys or server.config.api.enable_request_id_headers or http.enable_server_load_tracking):
-        app.shortcut = Shortcut(server, generating)
+        app.direct, app.shortcut = Direct(server, facts), Shortcut(server, generating)
     return app
 
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ghostfleet_simulator.api.direct import Direct
 from ghostfleet_simulator.api.errors import ApiError, internal_error, unreadable_body
 from ghostfleet_simulator.api.generate import Generating, failure
 from ghostfleet_simulator.api.instrumentation import Instrumented
@@ -116,6 +117,8 @@ class Shortcut:
 class Application(FastAPI):
     """FastAPI with a shortcut around it."""
 
+    direct: Direct | None = None
+    """Takes plain requests before they are made ASGI's; None where middleware has to see them all."""
     shortcut: Shortcut | None = None
     """Takes the requests it can; None where middleware has to see them all."""
 

@@ -46,13 +46,13 @@ class Observed(Protocol):
         """The configuration in force."""
 
 
-def _length(headers: list[tuple[bytes, bytes]]) -> int:
+def declared_length(headers: list[tuple[bytes, bytes]]) -> int:
     """The declared length of a body, 0 where none is: what prometheus-fastapi-instrumentator counts as its size."""
     value = next((value for name, value in headers if name == b"content-length"), b"")
     return int(value) if value.isdigit() else 0
 
 
-def _whereabouts(port: int, environ: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def whereabouts(port: int, environ: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """The headers that name the pod, as those of llm-d-inference-sim do; none where the environment names no pod."""
     named = {"pod": environ.get("POD_NAME"), "namespace": environ.get("POD_NAMESPACE") or environ.get("NAMESPACE")}
     if not named["pod"]:
@@ -70,7 +70,7 @@ class Instrumented:
     def __init__(self, app: ASGIApp, server: Observed) -> None:
         self._app = app
         self._server = server
-        self._whereabouts = _whereabouts(server.config.listen.port, server.environ)
+        self._whereabouts = whereabouts(server.config.listen.port, server.environ)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -85,7 +85,7 @@ class Instrumented:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status, headers = message["status"], message["headers"]
-                sent = _length(headers)
+                sent = declared_length(headers)
                 message = {**message, "headers": [*headers, revision, *self._whereabouts]}
             await send(message)
 
@@ -98,7 +98,7 @@ class Instrumented:
                     handler or "none",
                     scope["method"],
                     status,
-                    _length(scope["headers"]),
+                    declared_length(scope["headers"]),
                     sent,
                     time.perf_counter() - began,
                 )

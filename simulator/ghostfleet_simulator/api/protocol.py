@@ -1,30 +1,36 @@
 """uvicorn's HTTP protocol, with the connection handed to the application.
 
-A streaming response writes its tokens to the transport itself: no coroutine switch and no ASGI message per token. All
-else, headers and the end of the body included, goes the ordinary way.
+Plain requests are answered past ASGI (`api.direct`). Of the others a streaming response writes its tokens to the
+transport itself, without a coroutine switch or an ASGI message for each; headers and the end go the ordinary way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import socket
 import struct
 import termios
 from collections.abc import Callable, MutableMapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ghostfleet_simulator.config import Endpoint
 from ghostfleet_simulator.runtime.generation import Generation
+
+if TYPE_CHECKING:
+    from ghostfleet_simulator.api.direct import Direct
 
 _EXTENSION: Final = "ghostfleet.connection"
 _NO_LINGERING: Final = struct.pack("ii", 1, 0)
 """`struct linger` by which a close throws away what is not sent and resets the connection."""
 _RESET_TRIES: Final = 200
 _RESET_PAUSE_S: Final = 0.005
+_log = logging.getLogger("ghostfleet.api")
 
 
 class Connection:
@@ -117,18 +123,90 @@ def connection_of(scope: MutableMapping[str, Any]) -> Connection:
 
 
 class StreamingProtocol(HttpToolsProtocol):
-    """httptools protocol that puts its `Connection` into the ASGI scope."""
+    """httptools protocol that offers requests to `api.direct`, and puts its `Connection` into the scope of the others.
 
-    connection: Connection | None = None
+    A request that may be plain is kept back until its body is there. What is not there at the end of the read it came
+    with, and what is not taken, goes on as uvicorn has it.
+    """
+
+    connection: Connection
+    _direct: Direct | None = None
+    _endpoint: Endpoint | None = None
+    """What the request that is kept back is for."""
+    _body = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Keep transport and flow control together."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)
         self.connection = Connection(transport, self.flow)
+        self._direct = getattr(self.app, "direct", None)
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers of every answer."""
+        return self.server_state.default_headers
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of a request."""
+        super().data_received(data)
+        if self._endpoint is not None:
+            self._go_on()
 
     def on_headers_complete(self) -> None:
-        """Hand the connection to the application."""
+        """Keep a request back that may be plain; hand the connection of any other to the application."""
+        parser = self.parser
+        if (
+            self._direct is not None
+            and (endpoint := self._direct.endpoint(parser.get_method(), self.url)) is not None
+            and (self.cycle is None or self.cycle.response_complete)
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+            and not self.expect_100_continue
+        ):
+            self._endpoint, self._body = endpoint, b""
+        else:
+            self._start()
+
+    def on_body(self, body: bytes) -> None:
+        """Read a part of a body."""
+        if self._endpoint is None:
+            super().on_body(body)
+        else:
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        """Have a plain request answered."""
+        if self._endpoint is None:
+            super().on_message_complete()
+        elif not self._taken(self._endpoint):
+            self._go_on()
+            super().on_message_complete()
+
+    def _taken(self, endpoint: Endpoint) -> bool:
+        assert self._direct is not None  # noqa: S101 - for the type checker; nothing is kept back without it
+        exchange = self._direct.take(self, self.connection, endpoint, self.headers, self._body)
+        if exchange is None:
+            return False
+        self._endpoint = None
+        self._body = b""
+        self.cycle = exchange  # type: ignore[assignment]  # it has what is looked at
+        try:
+            exchange.begin()
+        except Exception as error:  # noqa: BLE001 - it would pass through httptools, which takes it for a bad request
+            _log.error("a request failed: %r", error)
+            self.transport.abort()
+        return True
+
+    def _go_on(self) -> None:
+        """Keep a request back no longer."""
+        self._endpoint = None
+        self._start()
+        super().on_body(self._body)
+        self._body = b""
+
+    def _start(self) -> None:
         self.scope["extensions"] = {_EXTENSION: self.connection}  # type: ignore[dict-item]  # extensions are open by specification
         super().on_headers_complete()
 
@@ -140,13 +218,12 @@ class StreamingProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Let a stream send what it held back."""
         super().resume_writing()
-        if self.connection is not None and self.connection.on_writable is not None:
+        if self.connection.on_writable is not None:
             self.connection.on_writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let a stream end at once."""
         super().connection_lost(exc)
-        if self.connection is not None:
-            self.connection.lost = True
-        if self.connection is not None and self.connection.on_lost is not None:
+        self.connection.lost = True
+        if self.connection.on_lost is not None:
             self.connection.on_lost()

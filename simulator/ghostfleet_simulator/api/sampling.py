@@ -18,7 +18,7 @@ MAX_N: Final = 16384
 """vLLM's VLLM_MAX_N_SEQUENCES."""
 MAX_LOGPROB_TOKEN_IDS: Final = 128
 
-_GREEDY_BELOW: Final = 1e-5
+GREEDY_BELOW: Final = 1e-5
 
 
 def verified(request: GenerationRequest, max_tokens: int, asked: int | None) -> Sampling:
@@ -42,7 +42,7 @@ def verified(request: GenerationRequest, max_tokens: int, asked: int | None) -> 
 
 def is_greedy(request: GenerationRequest) -> bool:
     """Whether the most likely token is taken every time."""
-    return request.temperature is not None and request.temperature < _GREEDY_BELOW
+    return request.temperature is not None and request.temperature < GREEDY_BELOW
 
 
 def _count(request: GenerationRequest) -> int:

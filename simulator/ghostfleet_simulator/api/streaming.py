@@ -39,7 +39,6 @@ class StreamedChoice:
 
     __slots__ = (
         "_answer",
-        "_chunks",
         "_detokenizer",
         "_flow",
         "_generation",
@@ -54,6 +53,7 @@ class StreamedChoice:
         "_seq",
         "_tail",
         "_teller",
+        "chunks",
     )
 
     def __init__(
@@ -82,7 +82,8 @@ class StreamedChoice:
         self._answer = answer
         self._flow = connection.flow
         self._line, self._put = connection, outbox.put
-        self._chunks = chunks
+        self.chunks = chunks
+        """The frames of the choice."""
         self._opening = opening
         self._detokenizer = detokenizer
         self._plain = plain
@@ -114,7 +115,7 @@ class StreamedChoice:
             self._generation.stop(seq, stop_string)
             self._end(fragment, sent)
         else:
-            self._frame(self._chunks.token(fragment, seq.produced, self._told(sent)))
+            self._frame(self.chunks.token(fragment, seq.produced, self._told(sent)))
 
     def finish(self) -> None:
         """Send the chunk that ends the choice; it carries the text of the last token."""
@@ -127,7 +128,7 @@ class StreamedChoice:
     def _end(self, fragment: bytes, sent: int) -> None:
         seq = self._seq
         reason, told = seq.finish_reason or "stop", self._told(sent)
-        self._frame(self._chunks.finish(fragment, reason, seq.stop_reason, seq.produced, told))
+        self._frame(self.chunks.finish(fragment, reason, seq.stop_reason, seq.produced, told))
         self._generation.ended(seq)
 
     def _told(self, start: int) -> Told:
@@ -149,11 +150,46 @@ class StreamedChoice:
             ids = self._answer.token_ids(start, self._sent)
             by_token = finished and self._seq.finish_reason == "stop"
             text = escaped(self._detokenizer.feed(ids, finished=finished, stop_token=by_token))
-        return text if start else self._chunks.prefix + text
+        return text if start else self.chunks.prefix + text
 
     def _frame(self, body: bytes) -> None:
         body = self._opening() + body
         self._put(self._line, b"%x\r\n%b\r\n" % (len(body), body))
+
+
+def streamed(
+    server: SimulatedServer,
+    work: Work,
+    line: Connection,
+    generation: Generation,
+    seq: Sequence,
+    answer: Answer,
+    prompt: Prompt,
+    chunks: Chunks,
+    opening: Callable[[], bytes],
+) -> StreamedChoice:
+    """The output of one choice of `work`; `opening` as `StreamedChoice` has it."""
+    stops = None if prompt.sampling.plain else server.detokenizer(prompt.sampling)
+    return StreamedChoice(
+        line,
+        server.outbox,
+        generation,
+        seq,
+        answer,
+        chunks,
+        opening,
+        stops,
+        teller_for(work, prompt, server),
+        interval=work.details.interval,
+        plain=stops is None and work.details.plain and not work.continuous_usage,
+    )
+
+
+def stream_end(server: SimulatedServer, work: Work, chunks: Chunks, generation: Generation) -> bytes:
+    """What comes behind the last choice; any choice's `chunks` can write it."""
+    if not work.include_usage:
+        return DONE
+    return chunks.usage(usage_of(work, generation, server), times_of(generation, server)) + DONE
 
 
 class EventStream(Response):
@@ -185,32 +221,12 @@ class EventStream(Response):
             return
         mishap = self._mishap
         line = connection if mishap is None else mishap.streamed(connection)
-        chunks: list[Chunks] = []
         choices: list[StreamedChoice] = []
         created = int(time.time())
 
         def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
-            chunk = chunks_for(self._work, prompt, index, created, self._server.fingerprint)
-            sampling = prompt.sampling
-            stops = None if sampling.plain else self._server.detokenizer(sampling)
-            work, details = self._work, self._work.details
-            plain = stops is None and details.plain and not work.continuous_usage
-            teller = teller_for(work, prompt, self._server)
-            interval = details.interval
-            choice = StreamedChoice(
-                line,
-                self._server.outbox,
-                generation,
-                seq,
-                answer,
-                chunk,
-                opening,
-                stops,
-                teller,
-                interval=interval,
-                plain=plain,
-            )
-            chunks.append(chunk)
+            chunks = chunks_for(self._work, prompt, index, created, self._server.fingerprint)
+            choice = streamed(self._server, self._work, line, generation, seq, answer, prompt, chunks, opening)
             choices.append(choice)
             return choice if mishap is None else mishap.output(choice, generation, seq)
 
@@ -222,7 +238,7 @@ class EventStream(Response):
             if opened:
                 return b""
             opened = True
-            return b"".join(chunk.opening() for chunk in chunks)
+            return b"".join(choice.chunks.opening() for choice in choices)
 
         def catch_up() -> None:
             if mishap is not None and mishap.holding:
@@ -241,13 +257,9 @@ class EventStream(Response):
                 mishap.close()
         if mishap is not None and await mishap.settled(send):
             return
-        await send({"type": "http.response.body", "body": self._end(chunks[0], generation)})
-
-    def _end(self, chunks: Chunks, generation: Generation) -> bytes:
-        if not self._work.include_usage:
-            return DONE
-        usage = usage_of(self._work, generation, self._server)
-        return chunks.usage(usage, times_of(generation, self._server)) + DONE
+        await send(
+            {"type": "http.response.body", "body": stream_end(self._server, self._work, choices[0].chunks, generation)}
+        )
 
     def _keep_alive(self, line: Connection, generation: Generation) -> KeepAlive | None:
         seconds, mishap = self._server.config.api.sse_keep_alive_seconds, self._mishap

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final, Literal, get_type_hints
 
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StrictInt, field_validator, model_validator
 from pydantic_core import CoreSchema, core_schema
 

@@ -100,6 +100,29 @@ class CollectedChoice:
         return self._detokenizer.stop_string
 
 
+def collected(
+    server: SimulatedServer, work: Work, generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt
+) -> CollectedChoice:
+    """The output of one choice of `work`."""
+    sampling = prompt.sampling
+    detokenizer = None if sampling.plain else server.detokenizer(sampling)
+    teller = teller_for(work, prompt, server)
+    return CollectedChoice(generation, seq, answer, detokenizer, teller, watch=bool(sampling.stop))
+
+
+def whole_body(
+    server: SimulatedServer, work: Work, generation: Generation, choices: Iterable[CollectedChoice]
+) -> bytes:
+    """The body of the answer to `work`, all of whose choices have ended."""
+    numbered = enumerate(choices)
+    told = []
+    for prompt in work.prompts:
+        logprobs = told_of_prompt(work, prompt, server)
+        told += [choice.choice(index, work, prompt, logprobs) for index, choice in islice(numbered, prompt.sampling.n)]
+    usage = usage_of(work, generation, server)
+    return body_of(work, told, usage, int(time.time()), server.fingerprint, times_of(generation, server))
+
+
 class WholeAnswer(Response):
     """The response to one request that does not stream: begun when all of its sequences have ended."""
 
@@ -125,10 +148,7 @@ class WholeAnswer(Response):
         choices: list[CollectedChoice] = []
 
         def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, _index: int) -> Output:
-            sampling = prompt.sampling
-            detokenizer = None if sampling.plain else self._server.detokenizer(sampling)
-            teller = teller_for(work, prompt, self._server)
-            choice = CollectedChoice(generation, seq, answer, detokenizer, teller, watch=bool(sampling.stop))
+            choice = collected(self._server, work, generation, seq, answer, prompt)
             choices.append(choice)
             return choice if mishap is None else mishap.output(choice, generation, seq)
 
@@ -141,7 +161,7 @@ class WholeAnswer(Response):
         finally:
             if mishap is not None:
                 mishap.close()
-        body = self._body(generation, choices)
+        body = whole_body(self._server, work, generation, choices)
         self.raw_headers += load_headers(scope["headers"], self._server)
         if mishap is not None and mishap.truncates is not None:
             await cut_short(connection, send, 200, self.raw_headers, body, mishap.truncates)
@@ -149,15 +169,3 @@ class WholeAnswer(Response):
         headers = [(b"content-length", b"%d" % len(body)), *self.raw_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-
-    def _body(self, generation: Generation, choices: Iterable[CollectedChoice]) -> bytes:
-        work, server = self._work, self._server
-        numbered = enumerate(choices)
-        told = []
-        for prompt in work.prompts:
-            logprobs = told_of_prompt(work, prompt, server)
-            told += [
-                choice.choice(index, work, prompt, logprobs) for index, choice in islice(numbered, prompt.sampling.n)
-            ]
-        usage = usage_of(work, generation, server)
-        return body_of(work, told, usage, int(time.time()), server.fingerprint, times_of(generation, server))

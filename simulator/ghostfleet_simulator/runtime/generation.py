@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.ranks import Ranks
@@ -19,12 +20,13 @@ class _Answers:
 
 
 class Generation:
-    """The sequences of one request; `wait` returns when all of them have ended."""
+    """The sequences of one request; when all of them have ended `on_end` is called, or else `wait` returns."""
 
-    __slots__ = ("_open", "_ranks", "_siblings", "_waiter", "sequences")
+    __slots__ = ("_on_end", "_open", "_ranks", "_siblings", "_waiter", "sequences")
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, on_end: Callable[[], None] | None = None) -> None:
         self._ranks = ranks
+        self._on_end = on_end
         self._open = 0
         self._siblings: dict[Sequence, _Answers] = {}
         self._waiter: asyncio.Future[None] | None = None
@@ -60,15 +62,22 @@ class Generation:
         self._release()
 
     def _release(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._on_end is not None:
+            on_end, self._on_end = self._on_end, None
+            self._let_go()
+            on_end()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Return when every sequence has ended, or after `abandon`; their outputs are then let go."""
+        """Return when every sequence has ended, or after `abandon`."""
         try:
             if self._open:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
         finally:
-            for seq in self.sequences:  # an output knows its sequence, which would keep both until the next collection
-                seq.owner = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for seq in self.sequences:  # an output knows its sequence, which would keep both until the next collection
+            seq.owner = None

@@ -32,12 +32,14 @@ class Outbox:
         self._open = True
 
     def put(self, line: Line, data: bytes) -> None:
-        """Have bytes sent on a line: at once, or with all that is kept."""
-        if self._open:
+        """Have bytes sent on a line: at once, or with all that is kept, and with what comes next on that line."""
+        if not self._open:
+            line.send(data)
+        elif self._lines and self._lines[-1] is line:
+            self._data[-1] += data
+        else:
             self._lines.append(line)
             self._data.append(data)
-        else:
-            line.send(data)
 
     def flush(self) -> None:
         """Send what is kept, in order."""

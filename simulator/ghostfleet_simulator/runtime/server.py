@@ -198,9 +198,14 @@ class SimulatedServer:
             skip_special_tokens=sampling.skip_special_tokens,
         )
 
-    def generate(self, work: Work, arrival_us: int, make_output: OutputFactory) -> Generation:
-        """Queue the sequences of a request that arrived at `arrival_us`; their outputs get the tokens as they come."""
-        generation = Generation(self.ranks)
+    def generate(
+        self, work: Work, arrival_us: int, make_output: OutputFactory, on_end: Callable[[], None] | None = None
+    ) -> Generation:
+        """Queue the sequences of a request that arrived at `arrival_us`; their outputs get the tokens as they come.
+
+        `on_end` is called when all have ended, which may be before this returns.
+        """
+        generation = Generation(self.ranks, on_end)
         prompts: list[list[Sequence]] = []
         index = 0
         for prompt in work.prompts:

@@ -28,6 +28,8 @@ class Running:
     server: SimulatedServer
     url: str
     client: httpx.AsyncClient
+    connections: set[Any]
+    """The protocols of its connections."""
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         return await self.client.post(path, json=body, headers=headers)
@@ -48,14 +50,21 @@ async def running_server(server: SimulatedServer, api_keys: Sequence[str] = ()) 
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     api = _Listener(
-        uvicorn.Config(build_app(server, api_keys), http=StreamingProtocol, ws="none", lifespan="off", log_config=None)
+        uvicorn.Config(
+            build_app(server, api_keys),
+            http=StreamingProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            proxy_headers=False,
+        )
     )
     task = asyncio.create_task(api._serve([listener]))
     while not api.started:
         await asyncio.sleep(0.005)
     server.start()
     async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-        yield Running(server, url, client)
+        yield Running(server, url, client, api.server_state.connections)
     await server.shut_down(0)
     api.should_exit = True
     await task
