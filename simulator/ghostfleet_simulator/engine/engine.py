@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from ghostfleet_simulator.config import Backend, Lora, Profile, ServerConfig, seed_of
 from ghostfleet_simulator.engine.adapters import Adapter, Place
 from ghostfleet_simulator.engine.batches import BatchPacer
@@ -110,6 +112,15 @@ class Engine:
     def adapter_place(self, adapter: Adapter) -> Place:
         """The nearest place in which an adapter lies."""
         return self._scheduler.adapters.place(adapter)
+
+    @property
+    def hash_root(self) -> bytes:
+        """What the hashes of all sequences are chained to; nothing where no blocks are hashed."""
+        return self._scheduler.hash_root
+
+    def hash_ahead(self, sequences: Iterable[Sequence]) -> Iterator[bytes]:
+        """Hash the prompts of sequences before they are added, a block with every item; see `Scheduler.hash_ahead`."""
+        return self._scheduler.hash_ahead(sequences)
 
     def add(self, seq: Sequence, now_us: int) -> None:
         """Queue a sequence; the next `advance` admits it if it can. `ValueError` if it could never run to its end."""

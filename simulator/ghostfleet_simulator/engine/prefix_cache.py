@@ -23,6 +23,8 @@ class PrefixCache:
         """What is stored is appended to `events`, if there is such a list."""
         self._pool = pool
         self._hasher = hasher
+        self.hash_root = hasher.none_hash
+        """What the hashes of all sequences are chained to."""
         self._block_size = block_size
         self._asked: Sequence | None = None
         self._found: list[int] = []
@@ -37,6 +39,11 @@ class PrefixCache:
         """The hashes of the blocks behind the first `blocks` of `seq`, but for what has to be computed anyway."""
         for index in range(blocks, (seq.num_tokens - 1) // self._block_size):
             yield seq.block_hashes[index] if index < len(seq.block_hashes) else self._hasher.following(seq)
+
+    def hash_ahead(self, seq: Sequence) -> Iterator[bytes]:
+        """Hash the full blocks of the prompt of `seq`, one with every item; they are not hashed again."""
+        for _ in range(len(seq.block_hashes), len(seq.prompt) // self._block_size):
+            yield self._hasher.following(seq)
 
     def find(self, seq: Sequence) -> list[int]:
         """The blocks that hold the beginning of `seq`; never its last token, which has to be computed."""

@@ -10,6 +10,7 @@ and that a sequence that stops by a stop token is computed for one step more.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import count
 
 from ghostfleet_simulator.config import FixedConfig, Lora, SchedulingPolicy
@@ -87,6 +88,20 @@ class Scheduler:
     def fits(self, seq: Sequence) -> bool:
         """Whether the sequence could run to its end if it were alone; its last token is never computed."""
         return self._blocks_for(len(seq.prompt) + seq.target - 1) <= self.pool.usable
+
+    @property
+    def hash_root(self) -> bytes:
+        """What the hashes of all sequences are chained to; nothing where no blocks are hashed."""
+        return b"" if self._cache is None else self._cache.hash_root
+
+    def hash_ahead(self, sequences: Iterable[Sequence]) -> Iterator[bytes]:
+        """Hash the prompts of sequences that are not queued yet, a block with every item (v1/request.py does it there).
+
+        Passes that look them up or store them are then as quick as those of sequences with short prompts.
+        """
+        if self._cache is not None:
+            for seq in sequences:
+                yield from self._cache.hash_ahead(seq)
 
     def add(self, seq: Sequence, now_us: int) -> None:
         """Queue a sequence."""

@@ -100,6 +100,15 @@ class Ranks:
         """Every sequence that has not ended."""
         return [seq for driver in self._drivers for seq in driver.sequences]
 
+    def hash_ahead(self, sequences: List[Sequence]) -> Iterator[bytes]:
+        """Hash the prompts of sequences before they are submitted, a block with every item.
+
+        Not where engines hash differently: which of them a sequence goes to is only known when it is submitted.
+        """
+        if len({rank.engine.hash_root for rank in self._ranks}) > 1:
+            return iter(())
+        return self._ranks[0].engine.hash_ahead(sequences)
+
     def submit(self, sequences: List[Sequence], asked: int | None = None) -> None:
         """Queue sequences, all of them at one moment; `asked` is the place of an engine among those of the server."""
         if self._balancer is None:
