@@ -1,4 +1,4 @@
-"""A request with very long prompts is hashed a slice at a time, so that the loop is never long away; then it is queued."""
+"""Very long prompts are hashed in slices before they are queued, so that the loop is never long away."""
 
 from __future__ import annotations
 
