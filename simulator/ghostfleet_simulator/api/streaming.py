@@ -45,7 +45,9 @@ class StreamedChoice:
         "_head",
         "_interval",
         "_line",
+        "_merges",
         "_opening",
+        "_outbox",
         "_overhead",
         "_plain",
         "_put",
@@ -70,10 +72,12 @@ class StreamedChoice:
         *,
         interval: int,
         plain: bool,
+        merges: bool,
     ) -> None:
         """`opening` gives what precedes the first chunk of the whole stream, once; `detokenizer` is there where stop
         strings are to be found, `teller` where more than text is told. With `plain` there is a chunk per token, and
-        they differ in nothing but their text; else a chunk has `interval` tokens at least.
+        they differ in nothing but their text; else a chunk has `interval` tokens at least. A choice that `merges` waits
+        for the tokens that come at the same moment.
         """
         self._teller = teller
         self._interval = interval
@@ -81,7 +85,8 @@ class StreamedChoice:
         self._seq = seq
         self._answer = answer
         self._flow = connection.flow
-        self._line, self._put = connection, outbox.put
+        self._line, self._outbox, self._put = connection, outbox, outbox.put
+        self._merges = merges
         self.chunks = chunks
         """The frames of the choice."""
         self._opening = opening
@@ -93,7 +98,7 @@ class StreamedChoice:
 
     def token(self) -> None:
         """Send the token that came, and those held back before it."""
-        if self._flow.write_paused:
+        if self._flow.write_paused or (self._merges and self._outbox.more):
             return
         sent = self._sent
         if sent and self._plain and self._seq.produced == sent + 1:
@@ -167,8 +172,10 @@ def streamed(
     prompt: Prompt,
     chunks: Chunks,
     opening: Callable[[], bytes],
+    *,
+    merges: bool = True,
 ) -> StreamedChoice:
-    """The output of one choice of `work`; `opening` as `StreamedChoice` has it."""
+    """The output of one choice of `work`; `opening` and `merges` as `StreamedChoice` has them."""
     stops = None if prompt.sampling.plain else server.detokenizer(prompt.sampling)
     return StreamedChoice(
         line,
@@ -182,6 +189,7 @@ def streamed(
         teller_for(work, prompt, server),
         interval=work.details.interval,
         plain=stops is None and work.details.plain and not work.continuous_usage,
+        merges=merges and stops is None,
     )
 
 
@@ -226,7 +234,18 @@ class EventStream(Response):
 
         def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
             chunks = chunks_for(self._work, prompt, index, created, self._server.fingerprint)
-            choice = streamed(self._server, self._work, line, generation, seq, answer, prompt, chunks, opening)
+            choice = streamed(
+                self._server,
+                self._work,
+                line,
+                generation,
+                seq,
+                answer,
+                prompt,
+                chunks,
+                opening,
+                merges=mishap is None,
+            )
             choices.append(choice)
             return choice if mishap is None else mishap.output(choice, generation, seq)
 

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from collections.abc import Sequence as List
-from typing import Protocol
+from itertools import chain
+from typing import Final, Protocol
 
 from ghostfleet_simulator.config import Lora, Profile
 from ghostfleet_simulator.engine.adapters import Adapter, Place
@@ -16,6 +17,11 @@ from ghostfleet_simulator.engine.sequence import Load, Sequence, Status
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.runtime.clock import Clock
 from ghostfleet_simulator.runtime.outbox import Outbox
+
+_MOST_STEPS: Final = 8
+"""Most steps of one moment that are made before anything is sent."""
+_SEQUENCES_PER_STEP: Final = 16
+"""There is one more for so many sequences that run, since the more there is to write the longer it takes."""
 
 
 class Output(Protocol):
@@ -221,19 +227,50 @@ class Driver:
             self._alarm.set(now_us)
 
     def _woken(self) -> None:
-        now_us = self._clock.now_us()
-        engine, observer, due_us = self._engine, self._observer, self._wake_us
-        step = engine.advance(now_us)
+        now_us, outbox = self._clock.now_us(), self._outbox
+        most = min(_MOST_STEPS, 1 + self._engine.running // _SEQUENCES_PER_STEP)
+        outbox.open()
+        steps = [self._step(now_us, more=most > 1)]
+        while outbox.more:
+            steps.append(self._step(now_us, more=len(steps) + 1 < most))
+        if len(steps) > 1:
+            self._hand_out_held(steps)
+        outbox.close()
+        for step in steps:
+            self._report(step, now_us)
+        if self._idle is not None:
+            self._tell_idle()
+        # An output may have submitted or aborted meanwhile and thus asked for an earlier pass.
+        self._alarm.set(self._wake_us)
+
+    def _step(self, now_us: int, *, more: bool) -> Step:
+        """Make a step and hand its tokens out. With `more`, the outbox says whether another one ends at this moment.
+
+        That is so where steps take no time. vLLM's front end then has several before it comes to write, and its output
+        collector merges what they bring to one client.
+        """
+        due_us = self._wake_us
+        step = self._engine.advance(now_us)
         if step.tokens and due_us is not None:
-            observer.on_wake(now_us - due_us)
+            self._observer.on_wake(now_us - due_us)
         self._wake_us = step.wake_us
-        self._outbox.open()
+        self._outbox.more = more and bool(step.tokens) and due_us is not None and step.wake_us == due_us
         for seq in step.tokens:
             if seq.finish_reason is None:
                 seq.owner.token()
             else:
                 seq.owner.finish()
-        self._outbox.close()
+        return step
+
+    def _hand_out_held(self, steps: List[Step]) -> None:
+        """Have those speak who kept silent because there was more to come, and whom the last step brought nothing."""
+        spoke = chain.from_iterable(step.tokens for step in steps[:-1])
+        for seq in set(spoke).difference(steps[-1].tokens):
+            if seq.finish_reason is None:
+                seq.owner.token()
+
+    def _report(self, step: Step, now_us: int) -> None:
+        engine, observer = self._engine, self._observer
         deferred = engine.deferred
         observer.on_step(step, now_us, engine.running, engine.waiting - deferred, deferred, engine.kv_usage)
         if step.first or step.finished:
@@ -244,7 +281,3 @@ class Driver:
                 observer.on_finished(seq, there_us)
         if step.cache_events and self._publish is not None:
             self._publish(step.cache_events)
-        if self._idle is not None:
-            self._tell_idle()
-        # An output may have submitted or aborted meanwhile and thus asked for an earlier pass.
-        self._alarm.set(self._wake_us)

@@ -19,13 +19,15 @@ class Outbox:
     closely find it awake still, so they are not interleaved with the making of the tokens.
     """
 
-    __slots__ = ("_data", "_lines", "_open")
+    __slots__ = ("_data", "_lines", "_open", "more")
 
     def __init__(self) -> None:
         # Side by side, because a pair for each would be one more object for the garbage collector to count.
         self._lines: list[Line] = []
         self._data: list[bytes] = []
         self._open = False
+        self.more = False
+        """More tokens come before anything is sent: deltas that can be merged may wait for them."""
 
     def open(self) -> None:
         """Keep what comes until `close`."""

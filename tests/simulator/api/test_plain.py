@@ -14,7 +14,7 @@ from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.judging import judged_chat, judged_completion
 from ghostfleet_simulator.api.plain import plain_work
 from ghostfleet_simulator.api.preflight import Facts
-from ghostfleet_simulator.config import Api, Endpoint, FixedConfig, ModelSettings
+from ghostfleet_simulator.config import Api, Endpoint, ModelSettings, ServerConfig
 from ghostfleet_simulator.runtime.work import Work
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 from ghostfleet_simulator.versions import conduct
@@ -22,7 +22,7 @@ from ghostfleet_simulator.versions import conduct
 LONGEST = 64
 _FACTS = replace(
     Facts.of(
-        FixedConfig(model=ModelSettings(name="org/base", served_names=("one", "two"), max_model_len=LONGEST)),
+        ServerConfig(model=ModelSettings(name="org/base", served_names=("one", "two"), max_model_len=LONGEST)),
         Tokenizer(),
     ),
     new_id=lambda: "0123456789abcdef",
