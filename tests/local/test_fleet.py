@@ -154,9 +154,15 @@ def test_replicas_follow_the_file(make_fleet: MakeFleet) -> None:
     assert replicas["one-0"] == first
     endpoints = json.loads((fleet.state / "endpoints.yaml").read_text())["endpoints"]
     assert [endpoint["name"] for endpoint in endpoints] == ["one-0", "one-1", "one-2"]
+    labels = {"ghostfleet.dev/server": "one", "llm-d.ai/engine-type": "vllm"}
     for endpoint in endpoints:
         assert f"http://{endpoint['address']}:{endpoint['port']}" == replicas[endpoint["name"]]["url"]
-        assert endpoint["labels"] == {"ghostfleet.dev/server": "one", "llm-d.ai/engine-type": "vllm"}
+        assert endpoint["labels"] == labels
+    fleet.edit('"replicas": 3', '"replicas": 3, "role": "Decode", "pod": {"labels": {"app": "lab"}}')
+    labels |= {"app": "lab", "llm-d.ai/role": "decode"}
+    file = fleet.state / "endpoints.yaml"
+    until(lambda: json.loads(file.read_text())["endpoints"][0]["labels"] == labels, "the labels are told")
+    assert fleet.replicas() == replicas
     gone = [replicas[name]["pid"] for name in ("one-1", "one-2")]
     fleet.edit('"replicas": 3', '"replicas": 1')
     until(lambda: len(fleet.replicas()) == 1, "one replica is left")

@@ -55,6 +55,12 @@ def _parser(environ: Mapping[str, str]) -> Parser:
         default=None,
         help="let servers refer to ClusterLatencyProfile objects; not with --namespace",
     )
+    add(
+        "--inference-pools",
+        action="store_true",
+        default=None,
+        help="make the InferencePools that servers ask for in spec.networking.inferencePool",
+    )
     add("--kubeconfig", metavar="FILE", help="kubeconfig to use instead of what kubectl would use")
     add("--context", metavar="NAME", help="context of the kubeconfig")
     add(

@@ -60,8 +60,9 @@ class _ReservedKeys:
         }
 
 
+LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=_LABEL_VALUE)]
 Labels = Annotated[
-    dict[str, Annotated[str, StringConstraints(max_length=63, pattern=_LABEL_VALUE)]],
+    dict[str, LabelValue],
     Field(max_length=32),
     AfterValidator(_keys),
     _ReservedKeys,
@@ -240,9 +241,7 @@ class Pod(Settings):
     resources: Resources = Resources()
     """Compute of the simulator's container."""
 
-    node_selector: Annotated[
-        dict[str, Annotated[str, StringConstraints(max_length=63, pattern=_LABEL_VALUE)]], Field(max_length=32)
-    ] = Field(default_factory=dict)
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] = Field(default_factory=dict)
     """Labels that a node must have."""
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()

@@ -171,6 +171,7 @@ SERVER_LATER: Final = (
     Later("kvCache.tiers*", "does not hold one block", "Each of `kvCache.tiers` holds at least one block."),
     Later("kvEvents*", "is not a port", "Ports in endpoints of `kvEvents` are at most 65535."),
     Later("kvEvents*", "already the port", "`kvEvents.endpoint` and `kvEvents.replayEndpoint` have different ports."),
+    Later("pod.labels", "but role is", "`pod.labels` has no `llm-d.ai/role` that contradicts `role`."),
     Later("pod.*", "is not a key", "Keys of labels and annotations are `[prefix/]name`, as in Kubernetes."),
     Later("pod.resources.*", "more than the limit", "A request of `pod.resources` is at most its limit."),
 )

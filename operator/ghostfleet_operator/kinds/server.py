@@ -11,9 +11,10 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints, Validation
 from pydantic_core import PydanticCustomError
 
 from ghostfleet_operator.kinds.meta import Condition, Observed, Resource, Time, parse
+from ghostfleet_operator.kinds.networking import Networking
 from ghostfleet_operator.kinds.pod import ObjectName, Pod
 from ghostfleet_operator.kinds.rollout import Rollout
-from ghostfleet_simulator.config import Behaviour, FixedConfig, KVCache, Profile, Settings, check_adapter_names
+from ghostfleet_simulator.config import Behaviour, FixedConfig, KVCache, Profile, Settings, check_adapter_names, problem
 from ghostfleet_simulator.problems import InvalidInput, Problem
 
 LONGEST_NAME: Final = 48
@@ -22,6 +23,7 @@ LONGEST_NAME: Final = 48
 ENGINE_TYPE_LABEL: Final = "llm-d.ai/engine-type"
 """Label of a pod that tells a scheduler which names its metrics have."""
 NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+ROLE_LABEL: Final = "llm-d.ai/role"
 MOST_REPLICAS: Final = 1000
 MOST_ENDPOINTS: Final = 32
 MOST_LAGGING: Final = 10
@@ -52,19 +54,18 @@ class ProfileRef(Settings):
     """Name of the profile."""
 
 
-class ServiceType(StrEnum):
-    """How a Service is reached."""
+class Role(StrEnum):
+    """Part of a request that a server is for, where prefill and decode are done by different ones."""
 
-    CLUSTER_IP = "ClusterIP"
-    NODE_PORT = "NodePort"
-    LOAD_BALANCER = "LoadBalancer"
+    PREFILL_DECODE = "PrefillDecode"
+    PREFILL = "Prefill"
+    DECODE = "Decode"
+    ENCODE = "Encode"
 
-
-class Networking(Settings):
-    """How the server is reached."""
-
-    service_type: ServiceType = ServiceType.CLUSTER_IP
-    """Type of the Service in front of all replicas."""
+    @property
+    def label(self) -> str | None:
+        """Value of the label `llm-d.ai/role`. A server for all parts has none: an empty value would exclude it."""
+        return None if self is Role.PREFILL_DECODE else self.value.lower()
 
 
 _BLOCKS: Final = f"(has(self.kvCache) ? self.kvCache.blocks : {KVCache().blocks})"
@@ -105,6 +106,9 @@ class ServerSpec(Behaviour, FixedConfig):
     suspend: Annotated[bool, Effect("starts or stops pods")] = False
     """Stops all pods and keeps the rest, whatever `replicas` says."""
 
+    role: Annotated[Role, Effect("restart")] = Role.PREFILL_DECODE
+    """Label `llm-d.ai/role` of the pods. Schedulers tell prefill from decode by it; `PrefillDecode` sets none."""
+
     admin_token_epoch: Annotated[int, Field(ge=1, le=2**31 - 1), Effect("gives pods another admin token")] = 1
     """Raise it where the admin token of this server became known: its pods get another one, within two minutes."""
 
@@ -117,7 +121,7 @@ class ServerSpec(Behaviour, FixedConfig):
     rollout: Annotated[Rollout, Effect("says how live fields reach pods; another `strategy` replaces pods")] = Rollout()
     """How a change of the profile or of another live field reaches pods that run."""
 
-    networking: Annotated[Networking, Effect("changes the Service")] = Networking()
+    networking: Annotated[Networking, Effect("changes the Service, and the InferencePool")] = Networking()
     """How the server is reached."""
 
     pod: Annotated[Pod, Effect("restart")] = Pod()
@@ -132,10 +136,19 @@ class ServerSpec(Behaviour, FixedConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_role(self) -> Self:
+        given = self.pod.labels.get(ROLE_LABEL)
+        if given and self.role.label not in (None, given):
+            raise problem("pod.labels", f"{ROLE_LABEL} is {given!r}, but role is {self.role.value}; give one of them")
+        return self
+
     @property
     def pod_labels(self) -> dict[str, str]:
-        """Labels of the pods by which schedulers know them: the engine's, and those given, which win."""
-        return {ENGINE_TYPE_LABEL: self.engine.dialect.engine_type} | dict(self.pod.labels)
+        """Labels of the pods by which schedulers know them: the engine's, the role's, and those given, which win."""
+        role = self.role.label or self.pod.labels.get(ROLE_LABEL)
+        others = {key: value for key, value in self.pod.labels.items() if key != ROLE_LABEL}
+        return {ENGINE_TYPE_LABEL: self.engine.dialect.engine_type} | others | ({ROLE_LABEL: role} if role else {})
 
     @model_validator(mode="after")
     def _adapters_are_no_models(self) -> Self:
@@ -303,7 +316,7 @@ class ServerStatus(Observed):
 
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     """`Ready`: what is wanted is what runs. `ProfileResolved`, `ProfileSynced`, `WorkloadAvailable`: its parts.
-    `Reconciling` and `Stalled` are there only while they hold."""
+    `InferencePoolApplied` is there where a pool is wanted, `Reconciling` and `Stalled` only while they hold."""
 
     observed_generation: Annotated[int | None, Field(ge=0, le=2**63 - 1)] = None
     """Generation of the spec that this status is about."""

@@ -25,6 +25,9 @@ class OperatorOptions:
     cluster_profiles: bool = False
     """Whether servers may refer to ClusterLatencyProfiles; only without `namespaces`."""
 
+    inference_pools: bool = False
+    """Whether servers may have InferencePools."""
+
     kubeconfig: str | None = None
     """Kubeconfig to use; without it what kubectl would use, or the service account of the pod."""
 

@@ -29,7 +29,17 @@ from ghostfleet_operator.kube.pod_client import PodClient
 from ghostfleet_operator.kube.state import StateCollector
 from ghostfleet_operator.kube.streams import Streams
 from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
-from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, PROFILE, SERVER, Conflict, Key, Kind, KubeError, Retry
+from ghostfleet_operator.reconcile.api import (
+    CLUSTER_PROFILE,
+    INFERENCE_POOL,
+    PROFILE,
+    SERVER,
+    Conflict,
+    Key,
+    Kind,
+    KubeError,
+    Retry,
+)
 from ghostfleet_operator.reconcile.census import Census
 from ghostfleet_operator.reconcile.events import Recorder
 from ghostfleet_operator.reconcile.mapping import Mapper
@@ -41,6 +51,7 @@ from ghostfleet_operator.reconcile.token import Keys
 from ghostfleet_operator.workqueue import Backoff, WorkQueue, WriteBudget
 
 _CRD_WAIT_SECONDS: Final = 2.0
+_NO_INFERENCE_POOLS: Final = "the operator was not told (--inference-pools) to make InferencePools"
 _LONGEST_PAUSE: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _STUCK_SECONDS: Final = 300.0
@@ -159,7 +170,7 @@ class OperatorProcess:
     async def _watch(self) -> None:
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
         watch.configure(settings, self._options.watch_silent_seconds)
-        watch.install(registry, self._mapper, self._own)
+        watch.install(registry, self._mapper, (*self._own, *await self._pools()))
         kopf.on.startup(registry=registry, id="start")(self._started)
         kopf.on.cleanup(registry=registry, id="stop")(self._stopped)
         kopf.on.login(registry=registry, id="login")(self._logged_in)
@@ -223,6 +234,7 @@ class OperatorProcess:
             image_pull_secrets=options.image_pull_secrets,
             observe_seconds=options.observe_seconds,
             resync_seconds=options.resync_seconds,
+            no_inference_pools=None if options.inference_pools else _NO_INFERENCE_POOLS,
             no_cluster_profiles=None if options.cluster_profiles else _no_cluster_profiles(bool(options.namespaces)),
         )
         return ServerReconciler(
@@ -273,6 +285,15 @@ class OperatorProcess:
         if not task.cancelled() and task.exception():
             self._failure = task.exception()
             self._stop.set()
+
+    async def _pools(self) -> list[Kind]:
+        """InferencePool where it is used and there is one: kopf cannot wait for a CRD. Raises `KubeError`."""
+        if not self._options.inference_pools:
+            return []
+        if await self._api.serves(INFERENCE_POOL):
+            return [INFERENCE_POOL]
+        log.warning("there is no CRD of %s: one that comes later is used, but not watched", INFERENCE_POOL.name)
+        return []
 
     async def _wait_for_kinds(self) -> None:
         """Wait until the API server answers and knows our kinds: kopf looks for them only once."""

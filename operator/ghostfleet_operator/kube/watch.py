@@ -9,7 +9,7 @@ import kopf
 
 from ghostfleet_operator.kinds import GROUP
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
-from ghostfleet_operator.reconcile.api import CHILDREN, POD, Kind
+from ghostfleet_operator.reconcile.api import CHILDREN, INFERENCE_POOL, POD, Kind
 from ghostfleet_operator.reconcile.mapping import Mapper
 
 OWNED: Final = SERVER_LABEL
@@ -19,9 +19,9 @@ _PAGE: Final = 500
 _WATCH_SECONDS: Final = 540
 
 
-def install(registry: kopf.OperatorRegistry, mapper: Mapper, own: Iterable[Kind]) -> None:
-    """Watch our kinds, as many as are in use, their children and the pods."""
-    for kind in (*own, *CHILDREN, POD):
+def install(registry: kopf.OperatorRegistry, mapper: Mapper, kinds: Iterable[Kind]) -> None:
+    """Watch our kinds and the kinds of children that may be in use, and in any case the other children and the pods."""
+    for kind in (*kinds, *CHILDREN, POD):
         kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, id=kind.plural, registry=registry)(
             _handler(kind, mapper)
         )
@@ -45,7 +45,7 @@ def configure(settings: kopf.OperatorSettings, silent_seconds: float) -> None:
     settings.watching.inactivity_timeout = silent_seconds
     settings.networking.request_timeout = 60
     settings.process.ultimate_exiting_timeout = 30
-    for kind in (*CHILDREN, POD):
+    for kind in (*CHILDREN, INFERENCE_POOL, POD):
         settings.watching.label_selectors[kopf_selector(kind)] = OWNED
 
 

@@ -108,14 +108,14 @@ def children(plan: ServerPlan, options: Options) -> list[Child]:
 def config_map(plan: ServerPlan) -> Child:
     """The durable truth: the document that every pod reads at its start and watches."""
     names = ChildNames.of(plan.name, plan.uid)
-    return _child(plan, "v1", "ConfigMap", names.config, annotations_of(plan.truth)) | {"data": data_of(plan.truth)}
+    return child(plan, "v1", "ConfigMap", names.config, annotations_of(plan.truth)) | {"data": data_of(plan.truth)}
 
 
 def admin_secret(server: Owner, tokens: tuple[str, ...]) -> Child:
     """The bearer tokens of the admin API, as a file for the pods: one a line, the newest first."""
     names = ChildNames.of(server.name, server.uid)
     content = base64.b64encode("\n".join(tokens).encode()).decode()
-    return _child(server, "v1", "Secret", names.secret) | {"type": "Opaque", "data": {ADMIN_FILE: content}}
+    return child(server, "v1", "Secret", names.secret) | {"type": "Opaque", "data": {ADMIN_FILE: content}}
 
 
 def _service(plan: ServerPlan, *, headless: bool) -> Child:
@@ -131,7 +131,7 @@ def _service(plan: ServerPlan, *, headless: bool) -> Child:
             {"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in _event_ports(plan)
         ]
         spec |= {"clusterIP": "None", "publishNotReadyAddresses": False}
-    return _child(plan, "v1", "Service", names.headless if headless else names.service) | {"spec": spec}
+    return child(plan, "v1", "Service", names.headless if headless else names.service) | {"spec": spec}
 
 
 def deployment(plan: ServerPlan, options: Options) -> Child:
@@ -154,7 +154,7 @@ def deployment(plan: ServerPlan, options: Options) -> Child:
         "selector": {"matchLabels": {SERVER_LABEL: plan.name}},
         "template": template,
     }
-    return _child(plan, "apps/v1", "Deployment", names.deployment) | {"spec": spec}
+    return child(plan, "apps/v1", "Deployment", names.deployment) | {"spec": spec}
 
 
 def endpoints_config_map(server: Owner, replicas: tuple[Replica, ...]) -> Child:
@@ -182,7 +182,7 @@ def endpoints_config_map(server: Owner, replicas: tuple[Replica, ...]) -> Child:
     annotations = {LEFT_OUT_ANNOTATION: str(left_out)} if left_out else {}
     body = '{"endpoints": [' + ",".join(f"\n{entry}" for entry in entries) + "]}\n"
     names = ChildNames.of(server.name, server.uid)
-    return _child(server, "v1", "ConfigMap", names.endpoints, annotations) | {"data": {ENDPOINTS_KEY: body}}
+    return child(server, "v1", "ConfigMap", names.endpoints, annotations) | {"data": {ENDPOINTS_KEY: body}}
 
 
 def image_reference(default: str, image: Image) -> str:
@@ -224,7 +224,8 @@ def _labels(name: str) -> dict[str, str]:
     }
 
 
-def _child(server: Owner, api_version: str, kind: str, name: str, annotations: dict[str, str] | None = None) -> Child:
+def child(server: Owner, api_version: str, kind: str, name: str, annotations: dict[str, str] | None = None) -> Child:
+    """What every child of a server begins with: names, labels and the owner."""
     owner = {
         "apiVersion": API_VERSION,
         "kind": "SimulatedModelServer",

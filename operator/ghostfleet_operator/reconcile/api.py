@@ -38,6 +38,8 @@ SERVICE: Final = Kind("", "v1", "services", "Service")
 CONFIG_MAP: Final = Kind("", "v1", "configmaps", "ConfigMap")
 SECRET: Final = Kind("", "v1", "secrets", "Secret")
 POD: Final = Kind("", "v1", "pods", "Pod")
+INFERENCE_POOL: Final = Kind("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
+"""Not of Kubernetes itself: there only where the Gateway API Inference Extension is installed."""
 EVENT: Final = Kind("", "v1", "events", "Event")
 LEASE: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
@@ -46,7 +48,7 @@ PROFILES: Final = {kind.name: kind for kind in (PROFILE, CLUSTER_PROFILE)}
 CHILDREN: Final = (DEPLOYMENT, SERVICE, CONFIG_MAP)
 """Kinds of children that are watched. The token's Secret is only ever written: the operator may not read Secrets."""
 
-_BY_TYPE: Final = {(k.api_version, k.name): k for k in (*OWN, *CHILDREN, SECRET, POD, EVENT, LEASE)}
+_BY_TYPE: Final = {(k.api_version, k.name): k for k in (*OWN, *CHILDREN, INFERENCE_POOL, SECRET, POD, EVENT, LEASE)}
 
 
 def namespace_of(obj: Object) -> str:

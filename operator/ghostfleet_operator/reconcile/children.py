@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ghostfleet_operator.kinds import GROUP
-from ghostfleet_operator.plan.kubernetes import Child, is_ours
-from ghostfleet_operator.reconcile.api import CHILDREN, CONFIG_MAP, SECRET, Kind, KubeApi, Object, kind_of
+from ghostfleet_operator.plan.kubernetes import Child, Owner, is_ours
+from ghostfleet_operator.reconcile.api import CONFIG_MAP, INFERENCE_POOL, SECRET, Kind, KubeApi, Object, kind_of
 from ghostfleet_operator.reconcile.compare import APPLIED_ANNOTATION, differences, mark_of, marked, projected
 from ghostfleet_operator.reconcile.store import Reader
+from ghostfleet_operator.status import Obstacle
 
 _Name = tuple[Kind, str]
 _SHOWN = 3
@@ -22,6 +24,14 @@ class Foreign:
     kind: str
     name: str
     leftover: bool
+
+    @property
+    def obstacle(self) -> Obstacle:
+        """What it is in the way of a pass."""
+        if self.leftover:
+            text = f"{self.kind} {self.name!r} of an earlier server of this name is still being deleted"
+            return Obstacle("WaitingForDeletion", text, permanent=False)
+        return Obstacle.name_conflict(self.kind, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +97,14 @@ class Children:
         child = {"apiVersion": deployment["apiVersion"], "kind": deployment["kind"], "metadata": {**names, **notes}}
         reader.wrote(await self._api.apply_scale({**child, "spec": {"replicas": replicas}}))
 
-    async def prune(self, wanted: list[Child], reader: Reader, namespace: str, server: str, uid: str) -> None:
+    async def prune(self, kinds: Iterable[Kind], wanted: list[Child], reader: Reader, server: Owner) -> None:
         """Delete children of ours that are no longer wanted. What the store has of them may be gone, but is theirs."""
         names = {(kind_of(child), child["metadata"]["name"]) for child in wanted}
-        for kind in CHILDREN:
-            for obj in reader.known_of_server(kind, namespace, server):
+        for kind in kinds:
+            for obj in reader.known_of_server(kind, server.namespace, server.name):
                 meta = obj["metadata"]
-                if is_ours(obj, uid) and (kind, meta["name"]) not in names and not meta.get("deletionTimestamp"):
-                    await self._api.delete(kind, namespace, meta["name"], meta["uid"])
+                if is_ours(obj, server.uid) and (kind, meta["name"]) not in names and not meta.get("deletionTimestamp"):
+                    await self._api.delete(kind, server.namespace, meta["name"], meta["uid"])
 
     async def _ensure(self, child: Child, reader: Reader, memory: ChildMemory) -> Correction | None:
         kind, meta = kind_of(child), child["metadata"]
@@ -113,9 +123,14 @@ class Children:
             more = f" and {len(fields) - _SHOWN} more" if len(fields) > _SHOWN else ""
             correction = Correction(kind.name, meta["name"], ", ".join(fields[:_SHOWN]) + more + " had been changed")
         answer = await self._api.apply(_guarded(wanted, live) if kind == CONFIG_MAP else wanted)
+        took = projected(answer, wanted)
+        if took != wanted and kind == INFERENCE_POOL:
+            # Labels that somebody added to its selector stay when it is applied, so it is made anew.
+            await self._api.delete(kind, meta["namespace"], meta["name"], answer["metadata"]["uid"])
+            answer = await self._api.apply(wanted)
+            took = projected(answer, wanted)
         reader.wrote(answer)
         memory.applied.add(place)
-        took = projected(answer, wanted)
         if took != wanted:
             memory.settled[place] = (mark, took)
             # What the API never writes down as it was sent is no drift when it is found again after a restart.

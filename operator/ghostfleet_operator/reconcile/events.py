@@ -15,6 +15,7 @@ from ghostfleet_operator.kinds.server import ProfileStatus, ServerStatus
 from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import EVENT, KubeApi, KubeError, Object
 from ghostfleet_operator.reconcile.correlation import Correlator
+from ghostfleet_operator.status import POOL_APPLIED
 
 _LONGEST: Final = 1000
 
@@ -71,6 +72,8 @@ def _notice(condition: Condition) -> Notice | None:
         return Notice(Severity.WARNING, condition.reason, condition.message)
     if condition.type == "ProfileResolved" and condition.status is ConditionStatus.FALSE:
         return Notice(Severity.WARNING, f"Profile{condition.reason}", condition.message)
+    if condition.type == POOL_APPLIED and condition.status is ConditionStatus.FALSE:
+        return Notice(Severity.WARNING, f"InferencePool{condition.reason}", condition.message)
     if condition.type == "Ready" and condition.status is ConditionStatus.TRUE:
         return Notice(Severity.NORMAL, "Ready", condition.message)
     return None

@@ -43,6 +43,8 @@ class Settings:
     """How often everything is gone through, whether or not anything changed."""
     no_cluster_profiles: str | None = None
     """Why no ClusterLatencyProfile can be used; None where they can."""
+    no_inference_pools: str | None = None
+    """Why no InferencePool is made; None where they are."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,8 @@ class Pass:
     plan: ServerPlan | None = None
     unresolved: Unresolved | None = None
     obstacle: Obstacle | None = None
+    pool_obstacle: Obstacle | None = None
+    """What is in the way of the `InferencePool`."""
     scale: int | None = None
     """Replicas that are wanted where there is no plan."""
     complete: bool = False

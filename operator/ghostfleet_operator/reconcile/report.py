@@ -55,6 +55,7 @@ class Reporter:
                 scale=run.scale,
                 unresolved=run.unresolved,
                 obstacle=run.obstacle,
+                pool_obstacle=run.pool_obstacle,
                 workload=self.workload(run),
                 replicas=run.replicas,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections.abc import Callable, Collection
 from datetime import datetime
@@ -30,8 +31,10 @@ from ghostfleet_operator.plan.replicas import plan_of
 from ghostfleet_operator.plan.waves import Truth, advance, due_in
 from ghostfleet_operator.reconcile.acknowledgements import Acknowledgements, Lanes
 from ghostfleet_operator.reconcile.api import (
+    CHILDREN,
     CONFIG_MAP,
     DEPLOYMENT,
+    INFERENCE_POOL,
     POD,
     PROFILES,
     SERVER,
@@ -44,8 +47,9 @@ from ghostfleet_operator.reconcile.api import (
     kind_of,
     namespace_of,
 )
-from ghostfleet_operator.reconcile.children import Children, Foreign
+from ghostfleet_operator.reconcile.children import Children, Correction
 from ghostfleet_operator.reconcile.events import Notice, Recorder, Severity
+from ghostfleet_operator.reconcile.inference_pool import InferencePools
 from ghostfleet_operator.reconcile.mapping import profile_of
 from ghostfleet_operator.reconcile.observer import WorkObserver
 from ghostfleet_operator.reconcile.passes import DECISIVE, EVERYTHING, Memory, Pass, Settings
@@ -102,6 +106,7 @@ class ServerReconciler:
         self._now = now
         self._rng = rng
         self._children = Children(api)
+        self._pools = InferencePools(self._children, settings.no_inference_pools)
         self._reporter = Reporter(api=api, store=store, recorder=recorder, observer=observer, now=now)
         self._memories: dict[tuple[str, str], Memory] = {}
         self._profiles_read: dict[Place, tuple[str, ProfileResource | InvalidInput]] = {}
@@ -194,7 +199,8 @@ class ServerReconciler:
         It is written over the version that is read here, so a spec that is read later is never older than the one that
         the ConfigMap was made from, and no operator undoes what another one did.
         """
-        reader = Reader(self._api, self._store, live=kinds)
+        # An InferencePool may not be watched: its CRD can come after the operator.
+        reader = Reader(self._api, self._store, live={*kinds, INFERENCE_POOL})
         await reader.get(CONFIG_MAP, namespace, ChildNames.of(name, "").config)
         return reader
 
@@ -235,7 +241,7 @@ class ServerReconciler:
         wanted = children(run.plan, options)
         wanted.append(endpoints_config_map(run.plan, run.replicas))
         if foreign := await self._children.foreign(wanted, run.reader, run.uid):
-            run.obstacle, run.delay = self._blocked(foreign)
+            run.obstacle, run.delay = foreign.obstacle, self._retry(foreign.obstacle)
         elif error := await self._apply(run, wanted):
             run.obstacle = Obstacle("WriteFailed", str(error), permanent=False)
         if run.obstacle:
@@ -245,9 +251,12 @@ class ServerReconciler:
             return
         run.truth = truth
         if run.thorough:
-            await self._children.prune(wanted, run.reader, run.namespace, run.name, run.uid)
-        run.complete = True
+            await self._children.prune(CHILDREN, wanted, run.reader, run.plan)
+        await self._tell(run, await self._pools.ensure(run, run.plan))
+        run.complete = run.error is None
         await self._deliver(run, truth)
+        if run.pool_obstacle and self._settings.no_inference_pools is None:
+            run.delay = min(math.inf if run.delay is None else run.delay, self._retry(run.pool_obstacle))
         now = self._now()
         if self._advanced(run, truth, resolved, now) != truth:
             run.delay = 0.0
@@ -275,11 +284,14 @@ class ServerReconciler:
             return error
         if blind:
             run.memory.secret_at = self._clock()
+        await self._tell(run, corrections)
+        return None
+
+    async def _tell(self, run: Pass, corrections: list[Correction]) -> None:
         for correction in corrections:
             self._observer.corrected(correction.kind)
             text = f"{correction.kind} {correction.name} was put right: {correction.what}"
             await self._recorder.emit(run.raw, Notice(Severity.NORMAL, "DriftCorrected", text))
-        return None
 
     def _may_miss_its_secret(self, run: Pass) -> bool:
         """Whether a pod may be waiting for a Secret that somebody deleted: nobody tells, as it may not be watched."""
@@ -352,12 +364,10 @@ class ServerReconciler:
             self._profiles_read[place] = known
         return known[1]
 
-    def _blocked(self, foreign: Foreign) -> tuple[Obstacle, float]:
-        if foreign.leftover:
-            text = f"{foreign.kind} {foreign.name!r} of an earlier server of this name is still being deleted"
-            return Obstacle("WaitingForDeletion", text, permanent=False), self._spread(_LEFTOVER_SECONDS)
-        # A name in use by somebody else is in no watch of ours.
-        return Obstacle.name_conflict(foreign.kind, foreign.name), self._spread(self._settings.observe_seconds / 2)
+    def _retry(self, obstacle: Obstacle) -> float:
+        """When to look again at what is in the way: what is somebody else's is in no watch of ours."""
+        leftover = obstacle.reason == "WaitingForDeletion"
+        return self._spread(_LEFTOVER_SECONDS if leftover else self._settings.observe_seconds / 2)
 
     def _acknowledgements(self, namespace: str, name: str, uid: str) -> Acknowledgements:
         return Acknowledgements(

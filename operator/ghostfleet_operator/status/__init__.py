@@ -6,6 +6,6 @@ going on, or waits for something that will come) and `Stalled` (only a change by
 
 from ghostfleet_operator.status.observation import Observation, Obstacle, Workload
 from ghostfleet_operator.status.profile import profile_status
-from ghostfleet_operator.status.server import server_status
+from ghostfleet_operator.status.server import POOL_APPLIED, server_status
 
-__all__ = ["Observation", "Obstacle", "Workload", "profile_status", "server_status"]
+__all__ = ["POOL_APPLIED", "Observation", "Obstacle", "Workload", "profile_status", "server_status"]

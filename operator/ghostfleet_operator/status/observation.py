@@ -111,6 +111,8 @@ class Observation:
     """Replicas that are wanted where there is no plan; without it the Deployment's."""
     unresolved: Unresolved | None = None
     obstacle: Obstacle | None = None
+    pool_obstacle: Obstacle | None = None
+    """What is in the way of the `InferencePool`."""
     workload: Workload | None = None
     replicas: tuple[Replica, ...] = ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ghostfleet_operator.kinds.meta import ConditionStatus
 from ghostfleet_operator.kinds.server import MOST_ENDPOINTS, Endpoint, KVEventsEndpoint, ServerStatus
@@ -15,6 +15,8 @@ from ghostfleet_operator.status.delivery import delivery_of, profile_part, synce
 from ghostfleet_operator.status.observation import Observation
 from ghostfleet_simulator.kv_events.endpoints import Place
 
+POOL_APPLIED: Final = "InferencePoolApplied"
+
 
 def server_status(seen: Observation) -> dict[str, Any]:
     """The status of a server, as JSON; the same observation on top of its own result gives the same again."""
@@ -22,10 +24,12 @@ def server_status(seen: Observation) -> dict[str, Any]:
     ready = len(delivery.ready)
     synced = synced_verdict(seen, delivery)
     parts = {"ProfileResolved": _resolved(seen), "ProfileSynced": synced, "WorkloadAvailable": _available(seen)}
+    if pool := _pool(seen):
+        parts[POOL_APPLIED] = pool
     overall = _ready(seen, parts, ready)
     verdicts = {"Ready": overall, **parts}
     if overall.status is not ConditionStatus.TRUE:
-        verdicts["Stalled" if _stalled(seen) else "Reconciling"] = true(overall.reason, overall.message)
+        verdicts["Stalled" if _stalled(seen, overall) else "Reconciling"] = true(overall.reason, overall.message)
     endpoints = serving(seen.replicas)
     workload = seen.workload
     status = ServerStatus(
@@ -75,6 +79,21 @@ def _available(seen: Observation) -> Verdict:
     return Verdict(workload.available, workload.reason, workload.message)
 
 
+def _pool(seen: Observation) -> Verdict | None:
+    """`InferencePoolApplied`, where a pool is wanted; while that is not known, what it was."""
+    if seen.plan is None:
+        before = seen.previous.condition(POOL_APPLIED)
+        return Verdict(before.status, before.reason, before.message) if before else None
+    wanted = seen.plan.resolved.server.spec.networking.inference_pool
+    if wanted is None:
+        return None
+    if seen.pool_obstacle:
+        return false(seen.pool_obstacle.reason, seen.pool_obstacle.message)
+    if seen.obstacle:
+        return unknown(seen.obstacle.reason, seen.obstacle.message)
+    return true("Applied", f"InferencePool {wanted.name or seen.name!r}")
+
+
 def _ready(seen: Observation, parts: Mapping[str, Verdict], ready: int) -> Verdict:
     in_the_way = next(_not_ready(seen, parts, ready), None)
     if in_the_way or seen.plan is None:
@@ -112,6 +131,8 @@ def _not_ready(seen: Observation, parts: Mapping[str, Verdict], ready: int) -> I
         yield available
     if synced.status is not ConditionStatus.TRUE:
         yield Verdict(synced.status, f"Profile{synced.reason}", synced.message)
+    if (pool := parts.get(POOL_APPLIED)) and pool.status is not ConditionStatus.TRUE:
+        yield Verdict(pool.status, f"InferencePool{pool.reason}", pool.message)
 
 
 def _troubles(replicas: tuple[Replica, ...]) -> str:
@@ -131,9 +152,11 @@ def _is_rolled_back(seen: Observation) -> bool:
     return seen.plan is not None and seen.documents is not None and seen.documents.rejected is not None
 
 
-def _stalled(seen: Observation) -> bool:
+def _stalled(seen: Observation, overall: Verdict) -> bool:
     if seen.obstacle:
         return seen.obstacle.permanent
     if seen.unresolved:
         return seen.unresolved.reason is not Reason.NOT_FOUND
+    if seen.pool_obstacle and overall.reason == f"InferencePool{seen.pool_obstacle.reason}":
+        return seen.pool_obstacle.permanent
     return _is_rolled_back(seen)

@@ -178,6 +178,16 @@ def test_profiles_of_the_cluster_come_with_their_definition_flag_and_rights_or_n
     assert parts(render()) == (False,) * 5
 
 
+def test_inference_pools_come_with_their_flag_and_rights_or_not_at_all(render: Render) -> None:
+    def parts(objects: list[dict[str, Any]]) -> tuple[bool, bool]:
+        arguments = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+        roles = {tree["metadata"]["name"]: tree for tree in of_kind(objects, "ClusterRole")}
+        return "--inference-pools" in arguments, "inferencepools" in json.dumps(roles["gf-ghostfleet-operator"])
+
+    assert parts(render(inferencePools=True)) == (True, True)
+    assert parts(render()) == (False, False)
+
+
 def test_who_may_edit_in_a_namespace_may_not_edit_profiles_of_the_cluster(render: Render) -> None:
     roles = {tree["metadata"]["name"]: tree for tree in of_kind(render(clusterProfiles=True), "ClusterRole")}
     assert "clusterlatencyprofiles" not in json.dumps(roles["gf-ghostfleet-edit"])

@@ -106,7 +106,7 @@ def test_the_reference_tells_live_fields_from_those_that_need_a_restart() -> Non
     found = effects()
     assert {name for name, effect in found.items() if effect == "live"} == {*LIVE_FIELDS, "profileRef"}
     fixed = {info.alias or name for name, info in FixedConfig.model_fields.items()}
-    assert {name for name, effect in found.items() if effect == "restart"} == {*fixed, "pod"}
+    assert {name for name, effect in found.items() if effect == "restart"} == {*fixed, "pod", "role"}
     page = generated()["docs/crds.md"]
     assert "| `model.maxModelLen` | integer, 16 to 10485760 | `32768` | restart |" in page
     assert "| `profile.simple.timeToFirstToken` | quantity | `0ms` | live |" in page

@@ -67,6 +67,23 @@ def test_a_status_that_cannot_be_read_counts_as_none() -> None:
         ({"pod": {"labels": {"not a key": "x"}}}, "spec.pod.labels", "is not a key"),
         ({"pod": {"labels": {"a\n": "x"}}}, "spec.pod.labels", "is not a key"),
         ({"pod": {"labels": {"a": "not a value"}}}, "spec.pod.labels.a", "pattern"),
+        (
+            {"role": "Decode", "pod": {"labels": {"llm-d.ai/role": "prefill"}}},
+            "spec.pod.labels",
+            "'prefill', but role is Decode; give one of them",
+        ),
+        ({"role": "decode"}, "spec.role", "'Decode'"),
+        ({"networking": {"inferencePool": {"epp": "x"}}}, "spec.networking.inferencePool.epp", "unknown"),
+        (
+            {"networking": {"inferencePool": {"endpointPickerRef": {"failureMode": "Open"}}}},
+            "spec.networking.inferencePool.endpointPickerRef.failureMode",
+            "'FailOpen'",
+        ),
+        (
+            {"networking": {"inferencePool": {"selector": {"matchLabels": {}}}}},
+            "spec.networking.inferencePool.selector.matchLabels",
+            "at least 1",
+        ),
         ({"pod": {"image": {"digest": "sha256:1"}}}, "spec.pod.image.digest", "pattern"),
         ({"pod": {"resources": {"limits": {"memory": "lots"}}}}, "spec.pod.resources.limits.memory", "not an amount"),
         (

@@ -222,6 +222,30 @@ def test_what_the_user_says_about_pods_is_in_the_template() -> None:
     assert (container["image"], container["imagePullPolicy"]) == ("ghostfleet-sim:dev", "Never")
 
 
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [
+        ({}, None),
+        ({"role": "PrefillDecode"}, None),
+        ({"role": "Prefill"}, "prefill"),
+        ({"role": "Decode"}, "decode"),
+        ({"role": "Encode"}, "encode"),
+        ({"role": "Decode", "pod": {"labels": {"llm-d.ai/role": "decode"}}}, "decode"),
+        ({"pod": {"labels": {"llm-d.ai/role": "encode-prefill"}}}, "encode-prefill"),
+        ({"pod": {"labels": {"llm-d.ai/role": ""}}}, None),
+        ({"role": "Decode", "pod": {"labels": {"llm-d.ai/role": ""}}}, "decode"),
+    ],
+)
+def test_a_role_is_a_label_of_the_pods_and_never_an_empty_one(spec: dict[str, Any], value: str | None) -> None:
+    """Schedulers take a pod without the label for every part of a request, and one with an empty label for none."""
+    labels = pod_of(**spec)["metadata"]["labels"]
+    assert ("llm-d.ai/role" in labels, labels.get("llm-d.ai/role")) == (value is not None, value)
+
+
+def test_other_labels_may_be_empty() -> None:
+    assert pod_of(pod={"labels": {"example.com/canary": ""}})["metadata"]["labels"]["example.com/canary"] == ""
+
+
 def test_without_a_word_the_operators_image_settings_hold() -> None:
     options = Options("ghostfleet-sim:0.1.0", ("t",), image_pull_policy="IfNotPresent")
     (container,) = pod_of(options)["spec"]["containers"]

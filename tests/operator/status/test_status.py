@@ -71,6 +71,40 @@ def message(status: dict[str, Any], aspect: str) -> str:
     return next(c["message"] for c in status["conditions"] if c["type"] == aspect)
 
 
+POOLED = planned(replicas=2, profileRef={"name": "mid-size"}, networking={"inferencePool": {}})
+
+
+def test_a_pool_that_is_wanted_is_a_part_of_being_ready() -> None:
+    assert "InferencePoolApplied" not in conditions(server_status(seen()))
+    found = server_status(seen(plan=POOLED))
+    assert conditions(found)["InferencePoolApplied"] == ("True", "Applied")
+    assert conditions(found)["Ready"] == ("True", "Ready")
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "aspect"),
+    [
+        (Obstacle("NotInstalled", "install it", permanent=False), "Reconciling"),
+        (Obstacle("NotEnabled", "tell the operator", permanent=True), "Stalled"),
+    ],
+)
+def test_what_is_in_the_way_of_a_pool_is_told_after_what_is_in_the_way_of_pods(obstacle: Obstacle, aspect: str) -> None:
+    found = conditions(server_status(seen(plan=POOLED, pool_obstacle=obstacle)))
+    assert found["InferencePoolApplied"] == ("False", obstacle.reason)
+    assert found["Ready"] == ("False", f"InferencePool{obstacle.reason}")
+    assert found[aspect] == ("True", f"InferencePool{obstacle.reason}")
+    pods = conditions(server_status(seen(plan=POOLED, pool_obstacle=obstacle, workload=workload(ready=1))))
+    assert pods["Reconciling"] == ("True", "PodsNotReady")
+    assert "Stalled" not in pods
+
+
+def test_while_a_spec_cannot_be_used_its_pool_is_told_of_as_it_was() -> None:
+    before = server_status(seen(plan=POOLED))
+    invalid = Obstacle.invalid(InvalidInput([Problem("spec.replicas", "is wrong")]))
+    found = conditions(server_status(on_top(before, plan=None, obstacle=invalid)))
+    assert found["InferencePoolApplied"] == ("True", "Applied")
+
+
 def test_a_first_touch_says_that_work_has_begun() -> None:
     status = server_status(seen(plan=None, workload=None, replicas=()))
     found = conditions(status)
