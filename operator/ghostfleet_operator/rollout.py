@@ -59,6 +59,8 @@ class Ack:
     """Requests that ended since its start, and those that met an injected failure."""
     errors: int = 0
     """Those of them that ended in an error, or met an injected failure."""
+    silent: str | None = None
+    """Why nobody hears its KV events, in words; None where they go where they should."""
 
     def runs(self, document: Document) -> bool:
         """Whether the server runs exactly `document`: its revision and its hash."""
@@ -222,7 +224,21 @@ def _reported(target: Target, answer: Answer) -> Ack:
     counts = {key: n for key, n in counted.items() if isinstance(n, int)} if isinstance(counted, dict) else {}
     failed = sum(counts.get(key, 0) for key in _FAILED)
     ended = failed + sum(counts.get(key, 0) for key in _ENDED)
-    return Ack(target, revision, digest, None, requests=ended, errors=failed)
+    return Ack(target, revision, digest, None, requests=ended, errors=failed, silent=_silent(body))
+
+
+def _silent(body: Mapping[str, Any]) -> str | None:
+    """What is in the way of the KV events of the first rank whose events do not go where they should."""
+    ranks = body.get("ranks")
+    for number, rank in enumerate(ranks if isinstance(ranks, list) else [body]):
+        events = rank.get("kvEvents", {}) if isinstance(rank, dict) else {}
+        if events is None:
+            return f"rank {number} publishes no KV events"
+        connections = events.get("connections", {}) if isinstance(events, dict) else {}
+        made, wanted = connections.get("made", 0), connections.get("wanted", 0)
+        if made < wanted:
+            return f"rank {number} stands in {made} of {wanted} connections to subscribers"
+    return None
 
 
 def _judged(ack: Ack, document: Document) -> Ack:

@@ -35,6 +35,8 @@ class Replica:
     """Requests that ended since its start."""
     errors: int = 0
     """Those of them that failed."""
+    silent: str | None = None
+    """Why nobody hears its KV events, as it said last."""
     file: str = DOCUMENT_FILE
     """Key of the ConfigMap that it reads its document from."""
     trouble: tuple[str, str] | None = None

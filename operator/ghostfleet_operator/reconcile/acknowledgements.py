@@ -153,6 +153,7 @@ class Acknowledgements:
             restarts=pod.restarts,
             requests=ack.requests,
             errors=ack.errors,
+            silent=ack.silent,
             file=pod.file,
             trouble=pod.trouble,
         )

@@ -176,7 +176,7 @@ class ServerReconciler:
 
     def _basis(self, raw: Object, memory: Memory, pods: list[Pod]) -> tuple[object, ...]:
         """All that a pass over a server at rest goes by."""
-        told = [(r.name, r.ready, r.revision, r.hash, r.reason) for r in memory.pods.replicas(pods)]
+        told = [(r.name, r.ready, r.revision, r.hash, r.reason, r.silent) for r in memory.pods.replicas(pods)]
         return *self._known(raw), told, memory.pods.tokens
 
     def _is_at_rest(self, run: Pass) -> bool:

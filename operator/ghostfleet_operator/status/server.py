@@ -12,6 +12,7 @@ from ghostfleet_operator.plan.observed import Replica, serving
 from ghostfleet_operator.resolve import ADMIN_PORT, INLINE, PORT, Reason
 from ghostfleet_operator.status.conditions import Verdict, conditions, false, true, unknown
 from ghostfleet_operator.status.delivery import delivery_of, profile_part, synced_verdict
+from ghostfleet_operator.status.events import events_verdict
 from ghostfleet_operator.status.observation import Observation
 from ghostfleet_simulator.kv_events.endpoints import Place
 
@@ -26,6 +27,8 @@ def server_status(seen: Observation) -> dict[str, Any]:
     parts = {"ProfileResolved": _resolved(seen), "ProfileSynced": synced, "WorkloadAvailable": _available(seen)}
     if pool := _pool(seen):
         parts[POOL_APPLIED] = pool
+    if events := events_verdict(seen, delivery.ready):
+        parts["KVEventsReady"] = events
     overall = _ready(seen, parts, ready)
     verdicts = {"Ready": overall, **parts}
     if overall.status is not ConditionStatus.TRUE:

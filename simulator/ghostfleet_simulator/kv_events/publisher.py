@@ -20,6 +20,7 @@ import zmq
 from ghostfleet_simulator.config import ServerConfig, binds
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.faults.events import Disturbance, EventFaults
+from ghostfleet_simulator.kv_events.connections import Connections
 from ghostfleet_simulator.kv_events.encoding import BatchEncoder
 from ghostfleet_simulator.kv_events.endpoints import Place
 from ghostfleet_simulator.kv_events.replay import Replay
@@ -67,6 +68,7 @@ class Publisher:
             # Says when a subscriber comes to be full; passed over in silence, it would be missed by the metrics.
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
             self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+            self._connections = Connections(self._socket, len(settings.connect) + (not binds(settings.endpoint)))
             if binds(settings.endpoint):
                 self.endpoint = _bind(self._socket, self.place, self.place.endpoint)
             else:
@@ -93,6 +95,7 @@ class Publisher:
             "topic": self.place.topic,
             "sequence": self._sequence,
             "heldUp": len(self._queue),
+            "connections": self._connections.told(),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -171,6 +174,7 @@ class Publisher:
             self._send(frames, disturbance)
         if self._replay is not None:
             self._replay.close()
+        self._connections.close()
         self._socket.close()
         self._context.term()
 

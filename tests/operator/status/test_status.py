@@ -325,6 +325,37 @@ def test_an_endpoint_tells_where_its_kv_events_are() -> None:
     assert first["kvEvents"] == {"endpoint": "tcp://epp:5557", "topic": ""}
 
 
+@pytest.mark.parametrize(
+    ("pods", "wanted", "verdict", "word"),
+    [
+        (BOTH, 2, ("True", "Publishing"), "every Ready pod"),
+        (
+            (BOTH[0], dataclasses.replace(BOTH[1], silent="rank 0 is silent")),
+            2,
+            ("False", "NotPublishing"),
+            "p2: rank 0",
+        ),
+        ((BOTH[0], replica("p2", revision=None, digest=None)), 2, ("Unknown", "NotAsked"), "p2: connection refused"),
+        ((dataclasses.replace(BOTH[0], ready=False, silent="it starts"),), 2, ("Unknown", "NoReadyPods"), "no pod"),
+        ((), 0, ("True", "NoReplicas"), "no pod"),
+    ],
+)
+def test_kv_events_are_ready_when_every_ready_pod_publishes_them(
+    pods: tuple[Replica, ...], wanted: int, verdict: tuple[str, str], word: str
+) -> None:
+    """Whatever comes of it, the server is no less Ready: an indexer may come later."""
+    plan = planned(replicas=wanted, kvEvents={"enableKvCacheEvents": True})
+    status = server_status(seen(plan=plan, workload=workload(wanted), replicas=pods))
+    assert conditions(status)["KVEventsReady"] == verdict
+    assert word in message(status, "KVEventsReady")
+    assert "KVEvents" not in conditions(status)["Ready"][1]
+
+
+def test_nothing_is_said_of_kv_events_that_nobody_wants() -> None:
+    silent = tuple(dataclasses.replace(pod, silent="rank 0 publishes no KV events") for pod in BOTH)
+    assert "KVEventsReady" not in conditions(server_status(seen(replicas=silent)))
+
+
 def test_a_transition_time_is_that_of_the_last_change_of_status() -> None:
     first = server_status(seen(replicas=BOTH[:1]))
     second = server_status(on_top(first, 10, workload=workload(updated=1)))  # still not ready, for another reason

@@ -130,6 +130,31 @@ def test_a_publisher_connects_to_a_subscriber_that_binds_and_is_bound_at_once(be
     publish_until_heard(only, subscribers[0])
 
 
+async def test_it_tells_how_many_of_the_connections_that_it_is_to_make_stand(bench: Bench) -> None:
+    """One that only listens has none to make; a subscriber may come after it, and go."""
+
+    async def told(made: int) -> None:
+        async with asyncio.timeout(WAIT_MS / 1000):
+            while publisher.told()["connections"] != {"wanted": 2, "made": made}:
+                await asyncio.sleep(0.01)
+
+    first, second = free_port(), free_port()
+    assert bench.publisher(endpoint=at(free_port()).replace("127.0.0.1", "*")).told()["connections"] == {
+        "wanted": 0,
+        "made": 0,
+    }
+    publisher = bench.publisher(endpoint=at(first), connect=[at(second)])
+    await told(0)
+    subscriber = bench.subscriber(bind=at(second))
+    await told(1)
+    other = bench.subscriber(bind=at(first))
+    await told(2)
+    subscriber.close(linger=0)
+    await told(1)
+    other.close(linger=0)
+    await told(0)
+
+
 def test_a_taken_port_is_told(bench: Bench) -> None:
     """As an error with the endpoint in it; nothing stays open."""
     port = free_port()
