@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -97,7 +98,7 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def llmd_routes(server: SimulatedServer, start: LlmdSettings | None) -> APIRouter:
-    """Its configuration, probes and, outside of development mode, its sleep that changes nothing.
+    """Its configuration, probes, engine ids and, outside of development mode, its sleep that changes nothing.
 
     `start` is its command line, where the server was started with one.
     """
@@ -125,6 +126,13 @@ def llmd_routes(server: SimulatedServer, start: LlmdSettings | None) -> APIRoute
     async def ready() -> Response:
         """Whether the server should get traffic; the body is empty."""
         return Response(status_code=503 if server.unready else 200)
+
+    engines = {str(rank): {"engine_id": str(uuid.uuid4())} for rank in range(server.config.data_parallel_size)}
+
+    @router.get("/query")
+    async def query() -> JSONResponse:
+        """What Mooncake's bootstrap tells of the engines; stable as long as the process."""
+        return JSONResponse(engines)
 
     if not server.config.http.development_mode:
         for path in ("/sleep", "/wake_up"):

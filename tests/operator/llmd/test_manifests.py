@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 from tests.operator.llmd.manifests import RENDERER, beside, simulator, workload
+from tests.operator.schemas import SCHEMAS, strict
 
 from ghostfleet_operator.llmd.manifests import translated
 from ghostfleet_operator.llmd.report import Report, Verdict
@@ -139,6 +141,15 @@ def test_every_setting_is_told() -> None:
     assert any(verdict == "approximated" and text.startswith("mode: ") for verdict, text in told)
     assert any(verdict == "not needed" and text.startswith("render-url: ") for verdict, text in told)
     assert any(verdict == "dropped" and text.startswith("omni: ") for verdict, text in told)
+
+
+def test_the_api_server_takes_what_comes_out() -> None:
+    flags = ("--enable-kvcache", "--startup-duration=30s", "--failure-injection-rate=7", "--seed=3", "--mode=echo")
+    fakes = ("--fake-metrics", '{"kv-cache-usage": 0.95, "waiting-requests": "ramp:10:35:10s"}')
+    made, _ = imported(workload(simulator(*ARGS, *flags, *fakes, resources={"requests": {"cpu": "10m"}})))
+    assert len(made) == 2
+    for one in made:
+        assert not list(jsonschema.Draft202012Validator(strict(SCHEMAS[one["kind"]])).iter_errors(one))
 
 
 # --- arguments, variables, files ---------------------------------------------------------------------

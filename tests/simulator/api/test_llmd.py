@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from tests.simulator.api.conftest import Running, Start
 
-ROUTES = (("GET", "/admin/config"), ("POST", "/admin/config"), ("POST", "/fake_metrics"), ("GET", "/health/ready"))
+ROUTES = (
+    ("GET", "/admin/config"),
+    ("POST", "/admin/config"),
+    ("POST", "/fake_metrics"),
+    ("GET", "/health/ready"),
+    ("GET", "/query"),
+)
 
 
 @pytest.fixture
@@ -132,6 +138,14 @@ async def test_a_server_can_be_there_before_it_is_ready(start: Start) -> None:
     assert (await late.client.get("/health")).status_code == 200
     assert (await late.post("/v1/completions", {"model": "one", "prompt": "x"})).status_code == 200
     assert late.server.unready == "starting"
+
+
+async def test_engines_have_ids_that_stay(llmd: Running) -> None:
+    """What a sidecar asks with Mooncake, on the serving port."""
+    told = (await llmd.client.get("/query")).json()
+    assert list(told) == ["0"]
+    assert len(told["0"]["engine_id"]) == 36
+    assert told == (await llmd.client.get("/query")).json()
 
 
 async def test_sleep_changes_nothing_without_development_mode(llmd: Running) -> None:
