@@ -40,9 +40,11 @@ class _AdminConfig:
 
     def told(self) -> dict[str, Any]:
         """The configuration in force, with the names of llm-d-inference-sim's answer."""
-        settings = self.settings()
+        settings = self.settings().model_dump(mode="json", by_alias=True)
+        if self._server.config.data_parallel_size > 1:
+            del settings["port"]  # each rank has its own
         return {
-            **settings.model_dump(mode="json", by_alias=True),
+            **settings,
             _FAKES: self._fakes or None,
             "IP": os.environ.get("POD_IP", ""),
             "PodName": os.environ.get("POD_NAME", ""),

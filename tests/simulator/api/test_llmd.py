@@ -43,6 +43,12 @@ async def test_the_configuration_has_its_names_and_go_durations(start: Start) ->
     assert told["DisplayModelName"] == "one"
 
 
+async def test_ranks_do_not_tell_one_port(start: Start) -> None:
+    llmd = await start(http={"llmdSimRoutes": True}, dataParallelSize=2)
+    assert "port" not in (await llmd.client.get("/admin/config")).json()
+    assert list((await llmd.client.get("/query")).json()) == ["0", "1"]
+
+
 async def test_durations_are_strings_or_whole_nanoseconds(llmd: Running) -> None:
     told = await change(llmd, {"time-to-first-token": "1.5s", "inter-token-latency": 2_500_000})
     assert (told["time-to-first-token"], told["inter-token-latency"]) == ("1.5s", "2.5ms")
