@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ghostfleet_operator.kinds import API_VERSION, parse_profile, parse_server
 from ghostfleet_operator.kinds.pod import RESERVED_PREFIX
+from ghostfleet_operator.kinds.server import ROLE_LABEL, Role
 from ghostfleet_operator.llmd.containers import Container, Maps, find, judge_others, objects_in
 from ghostfleet_operator.llmd.report import Report, Verdict
 from ghostfleet_operator.resolve import PORT
@@ -28,6 +29,7 @@ _OPERATORS: Final = {
     **dict.fromkeys(("restartPolicy", "containers", "initContainers", "volumes"), ""),
     **dict.fromkeys(("securityContext", "serviceAccountName", "automountServiceAccountToken"), "the operator's"),
 }
+_ROLES: Final = {role.label: role for role in Role if role.label}
 _PROBES: Final = ("livenessProbe", "readinessProbe", "startupProbe")
 _IN_CONTAINER: Final = frozenset(
     {"name", "image", "imagePullPolicy", "command", "args", "env", "envFrom", "ports", "resources", "volumeMounts"}
@@ -97,9 +99,13 @@ def server_of(raw: Mapping[str, Any], place: str, maps: Maps, report: Report, wa
     tell(found, place, report)
     spec, profile = blocks_of(found)
     labels = _labels(metadata, place, report)
+    others = dict(labels)
+    if role := _ROLES.get(labels.get(ROLE_LABEL, "")):
+        spec["role"] = role.value
+        del others[ROLE_LABEL]
     own = _below(raw, "metadata")
     spec["pod"] = {
-        **({"labels": labels} if labels else {}),
+        **({"labels": others} if others else {}),
         **_annotations(metadata, place, report),
         **_compute(mine, place, report),
         **{key: pod[key] for key in _COPIED if pod.get(key)},

@@ -134,6 +134,18 @@ def test_pod_fields_are_kept_and_what_is_left_is_told() -> None:
         assert word in needless
 
 
+@pytest.mark.parametrize(("label", "role"), [("prefill", "Prefill"), ("decode", "Decode"), ("encode", "Encode")])
+def test_the_label_of_a_role_is_a_role(label: str, role: str) -> None:
+    spec = server(workload(simulator(*ARGS), labels={"app": "sim", "llm-d.ai/role": label}))
+    assert (spec["role"], spec["pod"]["labels"]) == (role, {"app": "sim"})
+
+
+def test_a_role_that_is_no_role_of_ours_stays_a_label() -> None:
+    labels = {"app": "sim", "llm-d.ai/role": "prefill-decode"}
+    spec = server(workload(simulator(*ARGS), labels=labels))
+    assert ("role" in spec, spec["pod"]["labels"]) == (False, labels)
+
+
 def test_every_setting_is_told() -> None:
     document = workload(simulator("--model=m", "--mode=echo", "--render-url=http://r", "--omni", "--hash-seed="))
     told = imported(document)[1]
