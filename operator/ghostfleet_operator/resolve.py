@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from pydantic import ValidationError
+
 from ghostfleet_operator.kinds.profile import ProfileResource
 from ghostfleet_operator.kinds.server import ProfileKind, SimulatedModelServer
 from ghostfleet_simulator.config import Behaviour, FixedConfig, Listen, Profile, ServerConfig
 from ghostfleet_simulator.engine.timers import check_pace
 from ghostfleet_simulator.metrics.fake import check_fake_metrics
-from ghostfleet_simulator.problems import InvalidInput
+from ghostfleet_simulator.problems import InvalidInput, explain
 
 PORT: Final = 8000
 ADMIN_PORT: Final = 9101
@@ -67,11 +69,11 @@ def resolve(server: SimulatedModelServer, find_profile: FindProfile) -> Resolved
     """The configuration of a server; raises `Unresolved`."""
     profile, source = _profile(server, find_profile)
     shared = {name: getattr(server.spec, name) for name in (*FixedConfig.model_fields, *Behaviour.model_fields)}
-    for field, port in server.spec.kv_events.bound_ports.items():
-        if port in (PORT, ADMIN_PORT):
-            text = f"{port} is a port that every pod has already"
-            raise Unresolved(Reason.INVALID, text, f"spec.kvEvents.{field}")
-    config = ServerConfig(profile=profile, listen=Listen(port=PORT, admin_port=ADMIN_PORT), **shared)
+    try:
+        config = ServerConfig(profile=profile, listen=Listen(port=PORT, admin_port=ADMIN_PORT), **shared)
+    except ValidationError as error:  # ports of KV events that the pod has already, or that its ranks share
+        found = explain(error, ServerConfig)[0]
+        raise Unresolved(Reason.INVALID, found.message, f"spec.{found.path}") from None
     try:
         check_pace(config.clock, profile)
     except InvalidInput as error:

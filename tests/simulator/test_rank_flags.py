@@ -32,6 +32,7 @@ def config(*argv: str) -> ServerConfig:
         (["-dp", "4", "-dpl", "2", "--data-parallel-hybrid-lb"], [0, 1], [8000]),
         (["-dp", "4", "-dpl", "4", "-dph"], [0, 1, 2, 3], [8000]),
         # A port for each rank.
+        (["-dpm"], [0], [8000]),
         (["-dp", "2", "--data-parallel-multi-port-external-lb"], [0, 1], [8000, 8001]),
         (["-dp", "4", "-dpm", "-dpl", "2", "-dpr", "2", "--port", "9000"], [2, 3], [9000, 9001]),
     ],
@@ -54,7 +55,6 @@ def test_the_flags_say_which_ranks_run_here(argv: list[str], ranks: list[int], p
         (["--data-parallel-rank", "0"], "--data-parallel-rank: needs dataParallelSize above 1, not '0'"),
         (["-dp", "2", "-dpn", "2"], "--data-parallel-rank: there is no rank 2: dataParallelSize is 2"),
         (["-dp", "2", "-dpe"], "--data-parallel-external-lb: needs rank: which one runs here, not 'true'"),
-        (["-dpm"], "--data-parallel-multi-port-external-lb: needs dataParallelSize above 1, not 'true'"),
         (["-dp", "4", "-dph"], "--data-parallel-hybrid-lb: needs size: how many ranks run here, not 'true'"),
         (["-dp", "4", "-dpr", "1"], "--data-parallel-start-rank: needs size: how many ranks run here, not '1'"),
         (["-dp", "2", "-dpl", "3"], "--data-parallel-size-local: 3 is above dataParallelSize=2"),

@@ -40,9 +40,13 @@ class Address:
         """Base URL of the admin API."""
         return f"http://{self.host}:{self.admin_port}"
 
-    def is_free(self) -> bool:
-        """Whether both ports can be bound now."""
-        return _free(self.host, self.port) and _free(self.host, self.admin_port)
+    def is_free(self, ranks: int = 1) -> bool:
+        """Whether the ports of the API, one for each of `ranks`, and that of the admin API can be bound now."""
+        return all(_free(self.host, port) for port in (*self.ports(ranks), self.admin_port))
+
+    def ports(self, ranks: int) -> range:
+        """The ports of the API of a replica where as many ranks have one each."""
+        return range(self.port, self.port + ranks)
 
 
 class NoAddress(Exception):
@@ -57,20 +61,30 @@ class Addresses:
     """
 
     def __init__(self) -> None:
-        self._taken: set[Address] = set()
+        self._taken: dict[Address, int] = {}
+        """How many ports of the API each one has."""
         self._own_hosts = _bindable(str(_FIRST))
 
-    def take(self) -> Address:
-        """An address that is free; it stays taken until it is given back. Raises `NoAddress`."""
+    def take(self, ranks: int = 1) -> Address:
+        """An address with as many ports in a row free; it stays taken until it is given back. Raises `NoAddress`."""
         for candidate in self._candidates():
-            if candidate not in self._taken and candidate.is_free():
-                self._taken.add(candidate)
+            if not self._is_taken(candidate, ranks) and candidate.is_free(ranks):
+                self._taken[candidate] = ranks
                 return candidate
-        raise NoAddress("no address of this machine has two free ports for another replica")
+        raise NoAddress(f"no address of this machine has {ranks + 1} free ports for another replica")
+
+    def _is_taken(self, candidate: Address, ranks: int) -> bool:
+        if self._own_hosts:
+            return candidate in self._taken
+        wanted = set(candidate.ports(ranks))
+        return any(
+            candidate.admin_port == address.admin_port or wanted & set(address.ports(count))
+            for address, count in self._taken.items()
+        )
 
     def give_back(self, address: Address) -> None:
         """Lets `address` be taken again."""
-        self._taken.discard(address)
+        self._taken.pop(address, None)
 
     def _candidates(self) -> Iterator[Address]:
         if not self._own_hosts:

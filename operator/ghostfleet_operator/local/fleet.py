@@ -13,6 +13,7 @@ from ghostfleet_operator.local.objects import Key
 from ghostfleet_operator.local.replica import Replica, Surroundings
 from ghostfleet_operator.local.state import write_atomically
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.plan.ports import endpoint_name
 from ghostfleet_operator.resolve import Resolved
 from ghostfleet_operator.rollout import observe
 from ghostfleet_simulator import __version__
@@ -176,14 +177,15 @@ def endpoints_text(groups: Iterable[Group]) -> str:
     """The replicas that take requests as the EPP's file discovery reads them: ports are strings; JSON is YAML."""
     entries: list[Mapping[str, Any]] = [
         {
-            "name": replica.name,
+            "name": endpoint_name(replica.name, rank),
             "namespace": replica.namespace,
             "address": replica.address.host,
-            "port": str(replica.address.port),
+            "port": str(port),
             "labels": {SERVER_LABEL: group.plan.name} | group.plan.resolved.server.spec.pod_labels,
         }
         for group in groups
         for replica in group.replicas
         if replica.ready
+        for rank, port in replica.ports
     ]
     return '{"endpoints": [' + ",".join(f"\n{json.dumps(entry, ensure_ascii=False)}" for entry in entries) + "]}\n"

@@ -62,7 +62,9 @@ class Replica:
         self.ack: Ack | None = None
         self.runs_restart_hash: str | None = None
         self._here = surroundings
-        self.address = surroundings.addresses.take()
+        self.address = surroundings.addresses.take(len(plan.resolved.config.ports))
+        self.ports: list[tuple[int | None, int]] = []
+        """The ports that take requests, each with its rank where ranks have ports of their own."""
         self._folder = surroundings.folder.replica_folder(self.namespace, self.name)
         self._process: asyncio.subprocess.Process | None = None
         self._ready = asyncio.Event()
@@ -180,14 +182,18 @@ class Replica:
 
     async def _run_once(self) -> str:
         """Runs one process to its end; how it ended, in words."""
-        if not self.address.is_free():
+        config = self.plan.resolved.config
+        count = len(config.ports)
+        if not self.address.is_free(count):
             try:
-                other = self._here.addresses.take()
+                other = self._here.addresses.take(count)
             except NoAddress as error:
                 return f"cannot start: {error}"
             self._here.say(f"{self.address.host} is taken by another program; {self.name} moves to {other.url}")
             self._here.addresses.give_back(self.address)
             self.address = other
+        numbered = config.data_parallel_port_per_rank
+        self.ports = [(rank if numbered else None, port) for rank, port in enumerate(self.address.ports(count))]
         self.runs_restart_hash = self.plan.restart_hash
         try:
             process = self._process = await self._spawn()

@@ -17,6 +17,7 @@ from ghostfleet_operator.kinds.meta import API_VERSION
 from ghostfleet_operator.kinds.pod import RESERVED_PREFIX, Image, Resources, amount
 from ghostfleet_operator.plan.documents import FILE_ANNOTATION, annotations_of, data_of
 from ghostfleet_operator.plan.observed import DOCUMENT_FILE, Replica, serving
+from ghostfleet_operator.plan.ports import api_ports, endpoint_name, event_ports, port_annotations
 from ghostfleet_operator.plan.replicas import ServerPlan
 from ghostfleet_operator.resolve import ADMIN_PORT, PORT
 
@@ -120,16 +121,17 @@ def admin_secret(server: Owner, tokens: tuple[str, ...]) -> Child:
 
 def _service(plan: ServerPlan, *, headless: bool) -> Child:
     names = ChildNames.of(plan.name, plan.uid)
+    config = plan.resolved.config
     kind = "ClusterIP" if headless else plan.resolved.server.spec.networking.service_type.value
     spec: dict[str, Any] = {
         "type": kind,
         "selector": {SERVER_LABEL: plan.name},
-        "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}],
+        "ports": [
+            {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
+            for name, port in api_ports(config) + (event_ports(config) if headless else [])
+        ],
     }
     if headless:
-        spec["ports"] += [
-            {"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in _event_ports(plan)
-        ]
         spec |= {"clusterIP": "None", "publishNotReadyAddresses": False}
     return child(plan, "v1", "Service", names.headless if headless else names.service) | {"spec": spec}
 
@@ -138,7 +140,8 @@ def deployment(plan: ServerPlan, options: Options) -> Child:
     """The pods. A change of the pod template replaces them; of the document only its file's name is in it, which says
     something of the live part with `Restart` only."""
     names, pod = ChildNames.of(plan.name, plan.uid), plan.resolved.server.spec.pod
-    annotations = dict(pod.annotations) | {RESTART_HASH_ANNOTATION: plan.restart_hash}
+    annotations = port_annotations(plan.resolved.config) | dict(pod.annotations)
+    annotations[RESTART_HASH_ANNOTATION] = plan.restart_hash
     if plan.truth.file != DOCUMENT_FILE:
         annotations[FILE_ANNOTATION] = plan.truth.file
     template = {
@@ -158,19 +161,20 @@ def deployment(plan: ServerPlan, options: Options) -> Child:
 
 
 def endpoints_config_map(server: Owner, replicas: tuple[Replica, ...]) -> Child:
-    """Every server that takes requests, as the EPP's file discovery reads it: ports are strings, addresses IPv4.
+    """Every port that takes requests, as the EPP's file discovery reads it: ports are strings, addresses IPv4.
 
     JSON is YAML, so the text under `endpoints.yaml` serves both. What does not fit a ConfigMap is left out from the
     end, and the annotation `ghostfleet.dev/endpoints-left-out` counts it.
     """
-    entries, size, found = [], 0, serving(replicas)
-    for replica, address in found:
+    entries, size = [], 0
+    found = [(replica, address, port) for replica, address in serving(replicas) for port in replica.ports]
+    for replica, address, port in found:
         labels = {key: value for key, value in sorted(replica.labels.items()) if key != "pod-template-hash"}
         entry = {
-            "name": replica.name,
+            "name": endpoint_name(replica.name, port - PORT if replica.has_ranks else None),
             "namespace": server.namespace,
             "address": address,
-            "port": str(PORT),
+            "port": str(port),
             "labels": labels,
         }
         text = json.dumps(entry, ensure_ascii=False)
@@ -279,7 +283,8 @@ def _pod_spec(names: ChildNames, plan: ServerPlan, options: Options) -> dict[str
 
 def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
     pod = plan.resolved.server.spec.pod
-    loading = math.ceil(plan.resolved.config.lifecycle.startup_duration.seconds)
+    config = plan.resolved.config
+    loading = math.ceil(config.lifecycle.startup_duration.seconds)
     withdrawal, drain = stopping(pod.termination_grace_period_seconds)
     container: dict[str, Any] = {
         "name": "server",
@@ -302,9 +307,8 @@ def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
             )
         ],
         "ports": [
-            {"name": "http", "containerPort": PORT, "protocol": "TCP"},
-            {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
-            *({"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _event_ports(plan)),
+            {"name": name, "containerPort": port, "protocol": "TCP"}
+            for name, port in [*api_ports(config), ("admin", ADMIN_PORT), *event_ports(config)]
         ],
         "startupProbe": _probe("/health", "http", period=1, failures=60 + loading),
         "livenessProbe": _probe("/health", "http", period=10, failures=3),
@@ -327,12 +331,6 @@ def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
     if policy:
         container["imagePullPolicy"] = policy
     return container
-
-
-def _event_ports(plan: ServerPlan) -> list[tuple[str, int]]:
-    """Names and numbers of the ports on which KV events are published and sent again."""
-    names = {"endpoint": "kv-events", "replayEndpoint": "kv-replay"}
-    return [(names[field], port) for field, port in plan.resolved.config.kv_events.bound_ports.items()]
 
 
 def _probe(path: str, port: str, *, period: int, failures: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from ghostfleet_operator.resolve import PORT
 from ghostfleet_simulator.document import Document
 
 DOCUMENT_FILE: Final = "server.json"
@@ -41,6 +42,10 @@ class Replica:
     """Key of the ConfigMap that it reads its document from."""
     trouble: tuple[str, str] | None = None
     """Why it is not Ready, as a word and a text."""
+    ports: tuple[int, ...] = (PORT,)
+    """Those on which it takes requests; where its ranks have ports, it may be told to leave some of them out."""
+    has_ranks: bool = False
+    """Its ranks have ports of their own, the first of them `PORT`."""
 
     @property
     def reachable(self) -> bool:

@@ -155,6 +155,8 @@ class Acknowledgements:
             errors=ack.errors,
             silent=ack.silent,
             file=pod.file,
+            ports=pod.ports,
+            has_ranks=pod.has_ranks,
             trouble=pod.trouble,
         )
 

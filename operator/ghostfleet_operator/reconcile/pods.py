@@ -8,11 +8,12 @@ from typing import Final
 
 from ghostfleet_operator.plan.documents import FILE_ANNOTATION
 from ghostfleet_operator.plan.observed import DOCUMENT_FILE
+from ghostfleet_operator.plan.ports import ACTIVE_PORTS_ANNOTATION, active_ports
 from ghostfleet_operator.reconcile.api import Object
 from ghostfleet_operator.reconcile.mapping import is_ready
 from ghostfleet_operator.reconcile.token import Tokens
 from ghostfleet_operator.reconcile.trouble import trouble_of
-from ghostfleet_operator.resolve import ADMIN_PORT
+from ghostfleet_operator.resolve import ADMIN_PORT, PORT
 from ghostfleet_operator.rollout import Target
 from ghostfleet_simulator.bearer import bound
 
@@ -31,6 +32,8 @@ class Pod:
     restarts: int = 0
     file: str = DOCUMENT_FILE
     trouble: tuple[str, str] | None = None
+    ports: tuple[int, ...] = (PORT,)
+    has_ranks: bool = False
 
     @classmethod
     def of(cls, raw: Object) -> Pod:
@@ -38,6 +41,7 @@ class Pod:
         meta, status = raw["metadata"], raw.get("status") or {}
         restarts = sum(c.get("restartCount", 0) for c in status.get("containerStatuses") or ())
         address = status.get("podIP") or None
+        notes = meta.get("annotations") or {}
         ready = is_ready(raw)
         return cls(
             name=meta["name"],
@@ -46,8 +50,10 @@ class Pod:
             labels=meta.get("labels") or {},
             incarnation=(meta["uid"], restarts, address),
             restarts=restarts,
-            file=(meta.get("annotations") or {}).get(FILE_ANNOTATION, DOCUMENT_FILE),
+            file=notes.get(FILE_ANNOTATION, DOCUMENT_FILE),
             trouble=None if ready else trouble_of(raw),
+            ports=active_ports(notes),
+            has_ranks=ACTIVE_PORTS_ANNOTATION in notes,
         )
 
     @property

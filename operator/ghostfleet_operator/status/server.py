@@ -14,6 +14,7 @@ from ghostfleet_operator.status.conditions import Verdict, conditions, false, tr
 from ghostfleet_operator.status.delivery import delivery_of, profile_part, synced_verdict
 from ghostfleet_operator.status.events import events_verdict
 from ghostfleet_operator.status.observation import Observation
+from ghostfleet_simulator.config import ServerConfig
 from ghostfleet_simulator.kv_events.endpoints import Place
 
 POOL_APPLIED: Final = "InferencePoolApplied"
@@ -33,7 +34,7 @@ def server_status(seen: Observation) -> dict[str, Any]:
     verdicts = {"Ready": overall, **parts}
     if overall.status is not ConditionStatus.TRUE:
         verdicts["Stalled" if _stalled(seen, overall) else "Reconciling"] = true(overall.reason, overall.message)
-    endpoints = serving(seen.replicas)
+    endpoints = list(_endpoints(seen))
     workload = seen.workload
     status = ServerStatus(
         conditions=conditions(verdicts, seen.previous.conditions, seen.generation, seen.now),
@@ -43,24 +44,44 @@ def server_status(seen: Observation) -> dict[str, Any]:
         updated_replicas=workload.updated if workload else 0,
         selector=selector(seen.name),
         profile=profile_part(seen, delivery, synced),
-        endpoints=tuple(_endpoint(seen, replica, address) for replica, address in endpoints[:MOST_ENDPOINTS]),
+        endpoints=tuple(endpoints[:MOST_ENDPOINTS]),
         endpoint_count=len(endpoints),
         url=f"http://{seen.name}.{seen.namespace}.svc:{PORT}",
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _endpoint(seen: Observation, replica: Replica, address: str) -> Endpoint:
-    events = None
-    if seen.plan and seen.plan.resolved.config.kv_events.enabled:
-        pod = {"POD_IP": address, "POD_NAME": replica.name, "POD_NAMESPACE": seen.namespace}
-        place = Place.of(seen.plan.resolved.config, 0, pod)
-        events = KVEventsEndpoint(
-            endpoint=place.reachable(place.endpoint, address),
-            replay_endpoint=place.replay_endpoint and place.reachable(place.replay_endpoint, address),
-            topic=place.topic,
-        )
-    return Endpoint(address=address, port=PORT, admin_port=ADMIN_PORT, pod=replica.name, rank=0, kv_events=events)
+def _endpoints(seen: Observation) -> Iterator[Endpoint]:
+    """The ranks of all pods that take requests: each on a port of its own, or all behind one."""
+    config = seen.plan.resolved.config if seen.plan else None
+    for replica, address in serving(seen.replicas):
+        if replica.has_ranks:
+            places = [(port - PORT, port) for port in replica.ports]
+        else:
+            places = [(rank, PORT) for rank in (config.ranks if config else (0,))]
+        for rank, port in places:
+            yield Endpoint(
+                address=address,
+                port=port,
+                admin_port=ADMIN_PORT,
+                pod=replica.name,
+                rank=rank,
+                kv_events=_events(seen, config, replica, address, rank, port) if config else None,
+            )
+
+
+def _events(
+    seen: Observation, config: ServerConfig, replica: Replica, address: str, rank: int, port: int
+) -> KVEventsEndpoint | None:
+    if not config.kv_events.enabled:
+        return None
+    pod = {"POD_IP": address, "POD_NAME": replica.name, "POD_NAMESPACE": seen.namespace}
+    place = Place.of(config.on_port(port), rank, pod)
+    return KVEventsEndpoint(
+        endpoint=place.reachable(place.endpoint, address),
+        replay_endpoint=place.replay_endpoint and place.reachable(place.replay_endpoint, address),
+        topic=place.topic,
+    )
 
 
 def _resolved(seen: Observation) -> Verdict:

@@ -8,7 +8,7 @@ start. Flags are vLLM's where vLLM 0.33 has one, else llm-d-inference-sim's.
 from __future__ import annotations
 
 from ghostfleet_simulator.config.api import Api
-from ghostfleet_simulator.config.base import Flag, Live, Name, Port, Settings, Switch, Whole, problem
+from ghostfleet_simulator.config.base import GREATEST_PORT, Flag, Live, Name, Port, Settings, Switch, Whole, problem
 from ghostfleet_simulator.config.behaviour import (
     AnswerLength,
     AnswerMode,
@@ -78,6 +78,7 @@ __all__ = [
     "ERRORS",
     "EVENT_FAILURES",
     "GENERATING",
+    "GREATEST_PORT",
     "LIVE_FIELDS",
     "METRIC_PREFIXES",
     "MOST_RANKS",

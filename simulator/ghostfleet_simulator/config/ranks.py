@@ -58,9 +58,8 @@ class LocalRanks(Settings):
                 "localRanks",
                 "rank (or externalLb), startRank (or hybridLb) and dataParallelPortPerRank do not go together",
             )
-        elif (external or port_per_rank) and size == 1:
-            field = "dataParallelPortPerRank" if port_per_rank else "localRanks.rank"
-            yield field, "needs dataParallelSize above 1"
+        elif external and size == 1:
+            yield "localRanks.rank", "needs dataParallelSize above 1"
         elif external and self.rank is None:
             yield "localRanks.externalLb", "needs rank: which one runs here"
         elif external and self.size not in (1, None):

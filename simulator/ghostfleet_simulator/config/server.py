@@ -223,18 +223,17 @@ class ServerConfig(LiveConfig, FixedConfig):
         count = len(self.ranks) if self.data_parallel_port_per_rank and self.local_ranks.rank is None else 1
         return tuple(range(self.listen.port, self.listen.port + count))
 
+    def on_port(self, port: int) -> ServerConfig:
+        """The same on another port."""
+        return self.model_copy(update={"listen": self.listen.model_copy(update={"port": port})})
+
     @property
     def servers(self) -> tuple[ServerConfig, ...]:
         """What each server of this process is configured with: itself, or a rank each."""
         if not self.data_parallel_port_per_rank or self.local_ranks.rank is not None:
             return (self,)
         return tuple(
-            self.model_copy(
-                update={
-                    "listen": self.listen.model_copy(update={"port": port}),
-                    "local_ranks": LocalRanks(rank=rank),
-                }
-            )
+            self.on_port(port).model_copy(update={"local_ranks": LocalRanks(rank=rank)})
             for rank, port in zip(self.ranks, self.ports, strict=True)
         )
 

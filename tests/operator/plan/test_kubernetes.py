@@ -365,3 +365,76 @@ def test_a_list_too_long_for_a_config_map_is_cut_and_says_so() -> None:
 @given(st.permutations([pod(name, f"10.0.0.{number}") for number, name in enumerate("abcd")]))
 def test_the_order_in_which_pods_are_seen_does_not_matter(pods: list[Replica]) -> None:
     assert [endpoint["name"] for endpoint in endpoints(*pods)] == ["a", "b", "c", "d"]
+
+
+# --- data-parallel ranks -------------------------------------------------------------------------
+
+RANKS: dict[str, Any] = {
+    "dataParallelSize": 3,
+    "kvEvents": {"enableKvCacheEvents": True, "replayEndpoint": "tcp://*:5600"},
+}
+EVENT_PORTS = {
+    "kv-events": 5557,
+    "kv-replay": 5600,
+    "kv-events-1": 5558,
+    "kv-replay-1": 5601,
+    "kv-events-2": 5559,
+    "kv-replay-2": 5602,
+}
+
+
+def container_ports(**spec: Any) -> dict[str, int]:
+    (container,) = pod_of(**spec)["spec"]["containers"]
+    return {port["name"]: port["containerPort"] for port in container["ports"]}
+
+
+def service_ports(name: str, **spec: Any) -> dict[str, int]:
+    ports = made(**spec)["Service", name]["spec"]["ports"]
+    assert [port["targetPort"] for port in ports] == [port["name"] for port in ports]
+    return {port["name"]: port["port"] for port in ports}
+
+
+def test_ranks_behind_one_port_have_ports_for_their_events_alone() -> None:
+    """A subscriber finds those of each rank; nobody is told of ports, because one takes all requests."""
+    assert container_ports(**RANKS) == {"http": 8000, "admin": 9101, **EVENT_PORTS}
+    assert service_ports("alpha", **RANKS) == {"http": 8000}
+    assert service_ports("alpha-headless", **RANKS) == {"http": 8000, **EVENT_PORTS}
+    assert "llm-d.ai/active-ports" not in pod_of(**RANKS)["metadata"]["annotations"]
+
+
+def test_ranks_with_ports_are_told_to_endpoint_pickers() -> None:
+    """In pods, in both Services, and in the annotation that endpoint pickers read."""
+    ranks = {**RANKS, "dataParallelPortPerRank": True}
+    api = {"http": 8000, "http-1": 8001, "http-2": 8002}
+    assert container_ports(**ranks) == {**api, "admin": 9101, **EVENT_PORTS}
+    assert service_ports("alpha", **ranks) == api
+    assert service_ports("alpha-headless", **ranks) == {**api, **EVENT_PORTS}
+    assert pod_of(**ranks)["metadata"]["annotations"]["llm-d.ai/active-ports"] == "8000,8001,8002"
+    chosen = pod_of(**ranks, pod={"annotations": {"llm-d.ai/active-ports": "8001"}})
+    assert chosen["metadata"]["annotations"]["llm-d.ai/active-ports"] == "8001"
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.34"])
+def test_the_most_ranks_there_can_be_make_valid_objects(version: str) -> None:
+    """Names of ports have at most 15 characters, and each is there once."""
+    most = {**RANKS, "dataParallelSize": 8, "dataParallelPortPerRank": True}
+    for child in children(planned(**most), OPTIONS):
+        kubernetes_validate.validate(child, version, strict=True)
+    ports = container_ports(**most)
+    assert len(ports) == len(set(ports.values())) == 8 + 1 + 16
+    assert max(map(len, ports)) <= 15
+
+
+def test_each_port_of_a_pod_is_an_endpoint() -> None:
+    """As the EPP names those of a pool with several ports; a pod with one keeps its name. Ports are strings."""
+    pods = (
+        Replica("a", "10.0.0.1", True, {"app": "x"}, ports=(8000, 8002), has_ranks=True),
+        Replica("b", "10.0.0.2", True),
+        Replica("c", "10.0.0.3", False, ports=(8000, 8001), has_ranks=True),
+    )
+    text = endpoints_config_map(planned(), pods)["data"]["endpoints.yaml"]
+    assert [(e["name"], e["address"], e["port"]) for e in yaml.safe_load(text)["endpoints"]] == [
+        ("a-rank-0", "10.0.0.1", "8000"),
+        ("a-rank-2", "10.0.0.1", "8002"),
+        ("b", "10.0.0.2", "8000"),
+    ]

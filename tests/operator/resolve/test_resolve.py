@@ -83,7 +83,19 @@ def test_a_profile_that_is_too_fast_for_the_clock_is_told_before_any_pod_has_it(
 )
 def test_kv_events_want_a_port_that_a_pod_has_to_give(events: dict[str, str], field: str) -> None:
     """Those of the API and of the admin API are taken in every pod."""
-    with pytest.raises(Unresolved, match="is a port that every pod has already") as caught:
+    with pytest.raises(Unresolved, match=r"(8000|9101) is already listen\.(port|adminPort)") as caught:
         resolved(kvEvents={"enableKvCacheEvents": True} | events)
     assert (caught.value.reason, caught.value.field) == (Reason.INVALID, f"spec.kvEvents.{field}")
     assert resolved(kvEvents=events).config.kv_events.enabled is False
+
+
+def test_the_ports_of_ranks_must_not_meet() -> None:
+    """Rank 1 publishes on the port behind rank 0's, where something else may be bound."""
+    events = {"enableKvCacheEvents": True, "replayEndpoint": "tcp://*:5558"}
+    assert resolved(kvEvents=events).config.ranks == range(1)
+    with pytest.raises(Unresolved, match=r"5558 is already kvEvents\.endpoint of rank 1") as caught:
+        resolved(kvEvents=events, dataParallelSize=2)
+    assert caught.value.field == "spec.kvEvents.replayEndpoint"
+    above = {"enableKvCacheEvents": True, "endpoint": "tcp://*:7998"}
+    with pytest.raises(Unresolved, match=r"8000 is already listen\.port"):
+        resolved(kvEvents=above, dataParallelSize=3)

@@ -356,6 +356,25 @@ def test_nothing_is_said_of_kv_events_that_nobody_wants() -> None:
     assert "KVEventsReady" not in conditions(server_status(seen(replicas=silent)))
 
 
+def test_every_rank_is_an_endpoint() -> None:
+    """Behind one port or on a port of its own, with its number, its events and, on ports, its topic."""
+    events = {"enableKvCacheEvents": True, "topic": "kv@$(POD_IP):$(PORT)@m"}
+    pods = (Replica("p", "10.0.1.1", True, {}, 1, HASH),)
+    status = server_status(seen(replicas=pods, plan=planned(dataParallelSize=2, kvEvents=events)))
+    assert status["endpointCount"] == 2
+    assert [(e["rank"], e["port"], *e["kvEvents"].values()) for e in status["endpoints"]] == [
+        (0, 8000, "tcp://10.0.1.1:5557", "kv@10.0.1.1:8000@m"),
+        (1, 8000, "tcp://10.0.1.1:5558", "kv@10.0.1.1:8000@m"),
+    ]
+    ranked = (Replica("p", "10.0.1.1", True, {}, 1, HASH, ports=(8000, 8002), has_ranks=True),)
+    plan = planned(dataParallelSize=3, dataParallelPortPerRank=True, kvEvents=events)
+    status = server_status(seen(replicas=ranked, plan=plan))
+    assert [(e["rank"], e["port"], *e["kvEvents"].values()) for e in status["endpoints"]] == [
+        (0, 8000, "tcp://10.0.1.1:5557", "kv@10.0.1.1:8000@m"),
+        (2, 8002, "tcp://10.0.1.1:5559", "kv@10.0.1.1:8002@m"),
+    ]
+
+
 def test_a_transition_time_is_that_of_the_last_change_of_status() -> None:
     first = server_status(seen(replicas=BOTH[:1]))
     second = server_status(on_top(first, 10, workload=workload(updated=1)))  # still not ready, for another reason
