@@ -64,3 +64,20 @@ def test_urls_of_an_address() -> None:
     """The API and the admin API are two ports of one host."""
     address = Address("127.0.0.9", 8000, 9101)
     assert (address.url, address.admin_url) == ("http://127.0.0.9:8000", "http://127.0.0.9:9101")
+
+
+@pytest.mark.parametrize("own_hosts", [True, False])
+def test_ranks_have_ports_in_a_row(own_hosts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other replica has one of them, and one that is in use makes the whole row unusable."""
+    if not own_hosts:
+        monkeypatch.setattr(addresses, "_bindable", lambda host: host == "127.0.0.1")
+    pool = Addresses()
+    taken = [(address := pool.take(ranks), address.ports(ranks)) for ranks in (3, 1, 2)]
+    sockets = [(address.host, port) for address, ports in taken for port in (*ports, address.admin_port)]
+    assert len(set(sockets)) == 3 + 1 + 2 + 3
+    address, ports = taken[0]
+    with listening(address.host, ports[2]):
+        assert not address.is_free(3)
+        assert address.is_free(2)
+    pool.give_back(address)
+    assert pool.take(3) == address
