@@ -14,6 +14,8 @@ NEWEST: Final = "0.33.0"
 """The newest release whose behaviour is known."""
 OLDEST: Final = "0.12"
 """The oldest release whose behaviour is known."""
+SGLANG: Final = "0.5.10"
+"""The release of SGLang that is shown: the last one that has all that llm-d's schedulers read."""
 
 
 @dataclass(frozen=True, slots=True)

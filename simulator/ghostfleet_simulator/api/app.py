@@ -25,8 +25,10 @@ from ghostfleet_simulator.api.lora import adapters
 from ghostfleet_simulator.api.openapi import describe
 from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.reading import BodyReader
-from ghostfleet_simulator.api.routes import information, tokenization, tokenizer_information
+from ghostfleet_simulator.api.routes import information, metrics_route, of_vllm, tokenization, tokenizer_information
 from ghostfleet_simulator.api.scale_out import sagemaker, scale_out
+from ghostfleet_simulator.api.sglang.routes import sglang
+from ghostfleet_simulator.config import Dialect
 from ghostfleet_simulator.llmd.settings import LlmdSettings
 from ghostfleet_simulator.runtime.server import SimulatedServer
 
@@ -34,7 +36,7 @@ _log = logging.getLogger("ghostfleet.api")
 
 
 def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdSettings | None = None) -> FastAPI:
-    """The serving API of `server`: vLLM's routes; what is ours is in headers and on the admin port.
+    """The serving API of `server`: the routes of its engine; what is ours is in headers and on the admin port.
 
     With `api_keys` the routes that begin with `/v1` and the like want one of them. `llmd` is the command line of
     llm-d-inference-sim that the server was started with, if that was it.
@@ -52,22 +54,20 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdS
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.root_path = http.root_path
-    app.include_router(information(server, load))
     reader = BodyReader(server.config.model, facts)
     server.resources.callback(reader.close)
-    app.include_router(tokenization(reader))
     generating = Generating(server, facts, reader)
+    app.include_router(metrics_route(server))
     app.include_router(generation(generating))
-    app.include_router(scale_out(server, generating, reader))
-    app.include_router(sagemaker(server, generating, reader))
-    if http.allow_runtime_lora_updating:
-        app.include_router(adapters(server))
-    if http.enable_tokenizer_info_endpoint:
-        app.include_router(tokenizer_information(server.tokenizer))
+    match server.config.engine.dialect:
+        case Dialect.VLLM:
+            _vllm(app, server, generating, reader, load)
+        case Dialect.SGLANG:
+            app.include_router(sglang(server, generating, reader))
+        case _:
+            app.include_router(information(server))
     if http.llmd_sim_routes:
         app.include_router(llmd_routes(server, llmd))
-    if http.development_mode:
-        app.include_router(development(server))
     describe(app)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -93,6 +93,21 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdS
     if not (api_keys or server.config.api.enable_request_id_headers or http.enable_server_load_tracking):
         app.direct, app.shortcut = Direct(server, facts), Shortcut(server, generating)
     return app
+
+
+def _vllm(app: FastAPI, server: SimulatedServer, generating: Generating, reader: BodyReader, load: Load) -> None:
+    http = server.config.http
+    app.include_router(information(server))
+    app.include_router(of_vllm(server, load))
+    app.include_router(tokenization(reader))
+    app.include_router(scale_out(server, generating, reader))
+    app.include_router(sagemaker(server, generating, reader))
+    if http.allow_runtime_lora_updating:
+        app.include_router(adapters(server))
+    if http.enable_tokenizer_info_endpoint:
+        app.include_router(tokenizer_information(server.tokenizer))
+    if http.development_mode:
+        app.include_router(development(server))
 
 
 async def _told(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler

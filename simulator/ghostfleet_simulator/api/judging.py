@@ -64,6 +64,13 @@ def judged_tokens(facts: Facts, body: bytes, headers: Headers) -> Judged:
     return Judged(request.model, 1, _outcome(work_of, request, facts, headers), request.output_mode)
 
 
+def judged(
+    model: str | None, n: int, judge: Callable[..., Work], request: Any, facts: Facts, headers: Headers
+) -> Judged:
+    """A request of any other form, of which `judge` knows what it asks for."""
+    return Judged(model, n, _outcome(judge, request, facts, headers))
+
+
 def _outcome(judge: Callable[..., Work], request: Any, facts: Facts, headers: Headers) -> Work | ApiError:
     try:
         work = judge(request, facts, headers)

@@ -18,12 +18,10 @@ from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
 
-def information(server: SimulatedServer, load: Load) -> APIRouter:
-    """Health, version, models and metrics of `server`."""
+def of_vllm(server: SimulatedServer, load: Load) -> APIRouter:
+    """What only a vLLM server tells of itself."""
     router = APIRouter()
-    model = server.config.model
 
-    router.add_api_route("/health", _health, methods=["GET"], response_class=Response)
     router.add_api_route("/ping", _health, methods=["GET"], response_class=Response)
     router.add_api_route("/ping", _health, methods=["POST"], response_class=Response)
 
@@ -44,6 +42,29 @@ def information(server: SimulatedServer, load: Load) -> APIRouter:
             """Where KV events are published, by data-parallel rank."""
             publishers = {str(rank.number): rank.kv_events for rank in server.ranks}
             return JSONResponse({number: one.to_json() for number, one in publishers.items() if one})
+
+    return router
+
+
+def metrics_route(server: SimulatedServer) -> APIRouter:
+    """The metrics of `server`."""
+    router = APIRouter()
+
+    @router.get("/metrics/", include_in_schema=False)
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        return exposition(server)
+
+    return router
+
+
+def information(server: SimulatedServer) -> APIRouter:
+    """Health and models of `server`."""
+    router = APIRouter()
+    model = server.config.model
+
+    router.add_api_route("/health", _health, methods=["GET"], response_class=Response)
 
     @router.get("/v1/models", response_model=schema.ModelList)
     async def models() -> JSONResponse:
@@ -70,12 +91,6 @@ def information(server: SimulatedServer, load: Load) -> APIRouter:
             for served in server.adapters.names.by_name.values()
         ]
         return JSONResponse(schema.ModelList(data=cards).model_dump())
-
-    @router.get("/metrics/", include_in_schema=False)
-    @router.get("/metrics")
-    async def metrics() -> Response:
-        """Metrics in Prometheus' text format."""
-        return exposition(server)
 
     return router
 

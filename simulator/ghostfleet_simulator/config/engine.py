@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Final, NamedTuple, Self
 
@@ -93,8 +94,11 @@ class Engine(Settings):
 
     @property
     def conduct(self) -> Conduct:
-        """What the version does where versions differ."""
-        return conduct(self.version)
+        """What the version does where versions differ, as far as the dialect shows it."""
+        known = conduct(self.version)
+        if self.dialect is Dialect.VLLM:
+            return known
+        return replace(known, has_kv_event_sources=False, kv_replay_has_topic=self.dialect is not Dialect.SGLANG)
 
 
 class ModelSettings(Settings):

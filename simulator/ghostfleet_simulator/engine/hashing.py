@@ -1,4 +1,4 @@
-"""Hashes of full blocks, chained, byte for byte those of vLLM.
+"""Hashes of full blocks, chained, byte for byte those of vLLM, or of SGLang.
 
 Source: vLLM 0.33 v1/core/kv_cache_utils.py and utils/hashing.py. A hash is that of `(hash of the block before, token
 ids, extra keys)`; what stands before the first block depends on a seed.
@@ -7,6 +7,7 @@ ids, extra keys)`; what stands before the first block depends on a seed.
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import cbor2
 import xxhash
 
-from ghostfleet_simulator.config import FixedConfig, HashAlgorithm
+from ghostfleet_simulator.config import Dialect, FixedConfig, HashAlgorithm
 from ghostfleet_simulator.engine.sequence import Sequence
 
 _PICKLE_PROTOCOL: Final = 5
@@ -39,6 +40,16 @@ def _xxhash_cbor(value: Any) -> bytes:
     return xxhash.xxh3_128_digest(cbor2.dumps(value, canonical=True))
 
 
+def _sglang(value: tuple[bytes, Any, tuple[Any, ...] | None]) -> bytes:
+    """SGLang 0.5.10's (mem_cache/hicache_storage.py, get_hash_str), of tokens as 32-bit numbers.
+
+    It hashes no extra keys, for it keeps what they tell apart in caches of their own; here they are put behind.
+    """
+    before, tokens, extra_keys = value
+    content = before + struct.pack(f"<{len(tokens)}I", *tokens)
+    return sha256(content + pickle.dumps(extra_keys, _PICKLE_PROTOCOL) if extra_keys else content).digest()
+
+
 _FUNCTIONS: Final[dict[HashAlgorithm, Callable[[Any], bytes]]] = {
     HashAlgorithm.SHA256: _sha256,
     HashAlgorithm.SHA256_CBOR: _sha256_cbor,
@@ -56,8 +67,11 @@ class BlockHasher:
         cache, conduct = config.kv_cache, config.engine.conduct
         algorithm = cache.prefix_caching_hash_algo
         self._block_size = cache.block_size
-        self._function = _FUNCTIONS[algorithm]
+        self._function: Callable[[Any], bytes] = _FUNCTIONS[algorithm]
         self._tagged = conduct.tagged_extra_keys
+        if config.engine.dialect is Dialect.SGLANG:
+            self._function, self.none_hash = _sglang, b""
+            return
         seed = cache.hash_seed
         if seed is None and conduct.fixed_hash_seed:
             seed = _FIXED_SEED if algorithm in _COLLISION_RESISTANT else entropy.hex()

@@ -7,11 +7,12 @@ default, and a map that could have more than 15 entries has a header of three by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from ghostfleet_simulator.config import Dialect, ServerConfig
 from ghostfleet_simulator.engine.cache_events import AllBlocksCleared, BlockRemoved, CacheEvent, Medium
 from ghostfleet_simulator.versions import Conduct
 
@@ -80,6 +81,55 @@ class BatchEncoder:
             None,
         )
         return self._stored(*values[: self._stored_fields])
+
+
+class SGLangEncoder:
+    """Encodes the batches of one rank as SGLang 0.5.10 does (srt/disaggregation/kv_events.py).
+
+    An event is an array that ends before the first of its defaults, and is about one page; a hash is a signed number,
+    the first 64 bits. Adapters, extra keys and sessions are not told of.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def encode(self, at: float, events: Sequence[CacheEvent]) -> bytes:
+        """A batch that was made `at` a Unix time."""
+        return self._encode((at, [page for event in events for page in _pages(event)], self._rank))
+
+
+_SGLANG_MEDIA: Final = {Medium.GPU: "GPU", Medium.CPU: "CPU_PINNED", Medium.STORAGE: "DISK"}
+
+
+def shown_as_signed(block_hash: bytes) -> int:
+    """The first 64 bits of a hash (SGLang 0.5.10 mem_cache/hicache_storage.py, hash_str_to_int64)."""
+    return int.from_bytes(block_hash[:8], "big", signed=True)
+
+
+def _pages(event: CacheEvent) -> Iterator[tuple[Any, ...]]:
+    if isinstance(event, AllBlocksCleared):
+        yield ("AllBlocksCleared",)
+        return
+    medium = _SGLANG_MEDIA[event.medium]
+    hashes = [shown_as_signed(block_hash) for block_hash in event.block_hashes]
+    if isinstance(event, BlockRemoved):
+        for block_hash in hashes:
+            yield ("BlockRemoved", [block_hash], medium)
+        return
+    before = None if event.parent_block_hash is None else shown_as_signed(event.parent_block_hash)
+    size = event.block_size
+    for index, block_hash in enumerate(hashes):
+        tokens = event.token_ids[index * size : (index + 1) * size]
+        yield ("BlockStored", [block_hash], before, tokens, size, None, medium)
+        before = block_hash
+
+
+def encoder_of(config: ServerConfig, rank: int) -> BatchEncoder | SGLangEncoder:
+    """What encodes the batches of a rank."""
+    if config.engine.dialect is Dialect.SGLANG:
+        return SGLangEncoder(rank)
+    return BatchEncoder(config.engine.conduct, rank=rank, int_hashes=config.kv_events.int_block_hashes)
 
 
 def _declared(tag: str, fields: tuple[str, ...], conduct: Conduct) -> type[msgspec.Struct]:

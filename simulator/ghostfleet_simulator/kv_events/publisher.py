@@ -21,7 +21,7 @@ from ghostfleet_simulator.config import ServerConfig, binds
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.faults.events import Disturbance, EventFaults
 from ghostfleet_simulator.kv_events.connections import Connections
-from ghostfleet_simulator.kv_events.encoding import BatchEncoder
+from ghostfleet_simulator.kv_events.encoding import encoder_of
 from ghostfleet_simulator.kv_events.endpoints import Place
 from ghostfleet_simulator.kv_events.replay import Replay
 from ghostfleet_simulator.metrics.own import KVEventMetrics
@@ -50,7 +50,7 @@ class Publisher:
         """Opens the sockets. Raises `OSError` where one cannot be bound."""
         settings = config.kv_events
         self.place = Place.of(config, rank, environ)
-        self._encoder = BatchEncoder(config.engine.conduct, rank=rank, int_hashes=settings.int_block_hashes)
+        self._encoder = encoder_of(config, rank)
         self._faults = faults
         self._metrics = metrics
         self._clock = clock

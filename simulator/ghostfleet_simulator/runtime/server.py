@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
-from ghostfleet_simulator.config import Failure, FailureType, ServerConfig, seed_of
+from ghostfleet_simulator.config import Dialect, Failure, FailureType, ServerConfig, seed_of
 from ghostfleet_simulator.document import Document, InForce, restart_hash
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.timers import check_pace
@@ -73,8 +73,9 @@ class SimulatedServer:
         self._end = end
         self.tokenizer = tokenizer or tokenizer_of(config.model)
         size = f"-dp{config.data_parallel_size}" if config.data_parallel_size > 1 else ""
-        self.fingerprint = f"vllm-{config.engine.version}{size}-{restart_hash(config)[-8:]}"
-        """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`)."""
+        fingerprint = f"vllm-{config.engine.version}{size}-{restart_hash(config)[-8:]}"
+        self.fingerprint = fingerprint if config.engine.dialect is Dialect.VLLM else None
+        """`system_fingerprint` of every response (vLLM 0.33 `--fingerprint-mode full`); other engines have none."""
         self.metrics = ServerMetrics(config)
         self._seed = seed_of(config.seed, config.ranks[0])
         self.faults = FaultInjector(self._seed)

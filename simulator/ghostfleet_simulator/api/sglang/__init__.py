@@ -1,0 +1,1 @@
+"""What SGLang's API has beside OpenAI's."""
