@@ -1,88 +1,91 @@
-"""Routers of others' making as processes, in front of servers of ours."""
+"""Routers from PyPI, each in a virtual environment of its own under the cache, as processes in front of servers."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+import venv
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import httpx
-import pytest
-from e2e.environments import python_with
-from e2e.shell import Failure
+from e2e import cache, shell
 from tests.served import free_port
 
-PATIENCE_S = 120
+VLLM_ROUTER: Final = "0.1.17"
+SGLANG_ROUTER: Final = "0.3.2"
 
 
+def installed(name: str = "vllm-router", version: str = VLLM_ROUTER) -> Path:
+    """The program, installed at first use; the marker is written last, so half an install is done again."""
+    folder = cache.root() / f"{name}-{version}"
+    marker = folder / "installed"
+    with cache.exclusive(name):
+        if not marker.exists():
+            cache.remove(folder)
+            try:
+                venv.create(folder, with_pip=True)
+            except subprocess.CalledProcessError as error:
+                raise shell.Failure("this Python cannot make virtual environments (on Debian: python3-venv)") from error
+            shell.run([folder / "bin" / "python", "-m", "pip", "install", "-q", f"{name}=={version}"])
+            marker.touch()
+    return folder / "bin" / name
+
+
+@dataclass(frozen=True)
 class Router:
-    """A router that runs."""
+    """A router that serves."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, metrics_port: int, log: Path) -> None:
-        self.process, self.log = process, log
-        self.url = f"http://127.0.0.1:{port}"
-        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+    port: int
+    prometheus_port: int
+    log: Path
 
-    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        """A request through it."""
-        return httpx.post(f"{self.url}{path}", json=body, timeout=60)
+    @property
+    def url(self) -> str:
+        """Where it takes requests."""
+        return f"http://127.0.0.1:{self.port}"
 
-    def metric(self, name: str, **labels: str) -> float:
-        """Sum of the series of a name that have at least these labels."""
-        lines = [line for line in httpx.get(self.metrics_url).text.splitlines() if line.startswith(name)]
-        return sum(
-            float(line.rpartition(" ")[2])
-            for line in lines
-            if line[len(name) : len(name) + 1] in ("{", " ")
-            and all(f'{label}="{value}"' in line for label, value in labels.items())
-        )
+    def post(self, path: str = "/v1/completions", **body: object) -> httpx.Response:
+        """Send a request by way of it."""
+        return httpx.post(f"{self.url}{path}", json={"model": "m", **body}, timeout=60)
 
-    def until(self, what: str, condition: Any) -> None:
-        """Wait until a condition holds; fails after two minutes, with the end of the router's log."""
-        end = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert self.process.poll() is None, self.log.read_text()[-2000:]
-            assert time.monotonic() < end, f"{what}: {self.log.read_text()[-2000:]}"
-            time.sleep(0.1)
-
-    def answers(self, path: str) -> bool:
-        """Whether a GET succeeds."""
-        try:
-            return httpx.get(f"{self.url}{path}", timeout=10).status_code == 200
-        except httpx.TransportError:
-            return False
-
-
-def python_of(requirement: str) -> Path:
-    """The Python that has a router; skips the test where it cannot be installed, which fails in CI."""
-    try:
-        return python_with(requirement)
-    except Failure as error:
-        if os.environ.get("GHOSTFLEET_CI") == "1":
-            pytest.fail(f"{requirement} must run in CI: {error}", pytrace=False)
-        pytest.skip(f"{requirement} cannot be installed: {str(error).splitlines()[0]}")
+    def value(self, series: str, **labels: str) -> float:
+        """The sum of a family's series with these labels."""
+        lines = httpx.get(f"http://127.0.0.1:{self.prometheus_port}/metrics").text.splitlines()
+        named = [line for line in lines if line.startswith(series) and line[len(series)] in " {"]
+        wanted = [line for line in named if all(f'{name}="{value}"' in line for name, value in labels.items())]
+        return sum(float(line.rpartition(" ")[2]) for line in wanted)
 
 
 @contextmanager
-def router(python: Path, module: str, flags: Sequence[str], log: Path) -> Iterator[Router]:
-    """A router that listens on loopback; it ends with the block."""
-    port, metrics_port = free_port(), free_port()
-    command = [python, "-m", module, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port), *flags]
+def routing(program: Path, log: Path, *flags: str, command: tuple[str, ...] = ()) -> Iterator[Router]:
+    """A router with these flags, bound to the loopback, once it is ready for requests; `command` goes before them."""
+    router = Router(free_port(), free_port(), log)
+    bound = ("--host", "127.0.0.1", "--port", str(router.port), "--prometheus-host", "127.0.0.1")
+    line = [program, *command, *bound, "--prometheus-port", str(router.prometheus_port), "--log-level", "info", *flags]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    started = Router(process, port, metrics_port, log)
+        process = subprocess.Popen(line, stdout=out, stderr=out)
     try:
-        started.until("it never became healthy", lambda: started.answers("/health"))
-        yield started
+        end = time.monotonic() + 120
+        while not _ready(router.url):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield router
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.wait(10)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
