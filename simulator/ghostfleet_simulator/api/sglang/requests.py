@@ -6,9 +6,9 @@ Source: SGLang 0.5.10 srt/managers/io_struct.py (`GenerateReqInput`) and srt/sam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field
 
 from ghostfleet_simulator.api import preflight
