@@ -56,10 +56,11 @@ that an old one can go on for a while beside the new one.
 | `PUT /admin/config` | Takes over a document: 200 with `revision`, `hash`, `appliedAt` and `pendingRestart`, the \
 paths of settings that wait for a restart. |
 | `PATCH /admin/config` | Takes over some live fields, a JSON merge patch (RFC 7396); answers as `PUT` does. |
-| `GET /admin/state` | What runs: revision, hash, hash of what needs a restart, readiness, counters, queue, cache use. |
+| `GET /admin/state` | What runs: revision, hash, hash of what needs a restart, readiness, counters, queue, cache use; \
+and of each data-parallel rank, as `ranks`, its counters, queue, cache use and KV events. |
 | `GET /admin/requests?limit=` | `total`, how many answers have ended since the start, and as `requests` the last \
 of them, the newest first, at most 256; with what the server was doing when each came: `foundRunning`, \
-`foundWaiting`, `foundKvUsage`. |
+`foundWaiting`, `foundKvUsage`, and which data-parallel `rank` answered. |
 | `GET /admin/ready` | 200, or 503 while starting or draining, or when `Unready` is injected. |
 | `POST /admin/drain` | 202; readiness goes, running requests go on. |
 

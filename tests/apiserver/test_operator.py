@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.apiserver.cluster import (
 from tests.apiserver.conftest import Operator, StartOperator
 
 from ghostfleet_operator.plan.kubernetes import ChildNames
-from ghostfleet_operator.reconcile.api import CONFIG_MAP, DEPLOYMENT, PROFILE, SECRET, SERVER, SERVICE
+from ghostfleet_operator.reconcile.api import CONFIG_MAP, DEPLOYMENT, POD, PROFILE, SECRET, SERVER, SERVICE
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -297,3 +298,37 @@ def test_two_operators_at_once_do_no_harm(cluster: Cluster, start_operator: Star
         eventually(settled)
         eventually(lambda: quiet(cluster, namespace), within=60)
     assert document_of(cluster, namespace, "one")["revision"] <= 6, "no two operators gave a number twice or in vain"
+
+
+def test_ranks_have_ports_endpoints_and_an_annotation(cluster: Cluster, namespace: str) -> None:
+    """A port for each rank in pods and Services; a pod that is told to leave one out is told of without it."""
+    events = {"enableKvCacheEvents": True}
+    names = made(cluster, namespace, dataParallelSize=3, dataParallelPortPerRank=True, kvEvents=events)
+    service = cluster.must_get(SERVICE, namespace, names.headless)
+    assert [(port["name"], port["port"]) for port in service["spec"]["ports"]] == [
+        *(("http", 8000), ("http-1", 8001), ("http-2", 8002)),
+        *(("kv-events", 5557), ("kv-events-1", 5558), ("kv-events-2", 5559)),
+    ]
+    pods = Pods(cluster, namespace, "one")
+    assert pods.template["metadata"]["annotations"]["llm-d.ai/active-ports"] == "8000,8001,8002"
+    pods.add("a", "127.9.1.1")
+
+    def found() -> list[tuple[int, int, str]]:
+        endpoints = cluster.status(namespace, "one").get("endpoints") or []
+        return [(each["rank"], each["port"], each["kvEvents"]["endpoint"]) for each in endpoints]
+
+    every = [(rank, 8000 + rank, f"tcp://127.9.1.1:{5557 + rank}") for rank in range(3)]
+    eventually(lambda: found() == every or None)
+    note = {"metadata": {"annotations": {"llm-d.ai/active-ports": "8000,8002"}}}
+    cluster.merge(POD, namespace, pods.name_of("a"), note)
+    eventually(lambda: found() == [every[0], every[2]] or None)
+
+    def listed() -> list[tuple[str, str]] | None:
+        text = cluster.must_get(CONFIG_MAP, namespace, names.endpoints)["data"]["endpoints.yaml"]
+        entries = [(each["name"], each["port"]) for each in json.loads(text)["endpoints"]]
+        return entries if len(entries) == 2 else None
+
+    pod = pods.name_of("a")
+    assert eventually(listed) == [(f"{pod}-rank-0", "8000"), (f"{pod}-rank-2", "8002")]
+    cluster.merge(SERVER, namespace, "one", {"spec": {"dataParallelSize": 2}})
+    eventually(lambda: len(cluster.must_get(SERVICE, namespace, names.service)["spec"]["ports"]) == 2 or None)

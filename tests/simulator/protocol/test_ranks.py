@@ -170,12 +170,12 @@ def test_one_port_shows_all_engines_in_order(together: Fleet) -> None:
 
 
 def test_the_server_spreads_what_names_no_rank(together: Fleet) -> None:
-    """Streams and whole answers of the openai SDK: all ranks are busy at once, none has more than its share."""
+    """Streams of the openai SDK, 5 s each so that all of them are under way at once: no rank has more than its share."""
     before = together.series(0, "vllm:request_success_total", finished_reason="length")
     with openai.OpenAI(base_url=f"{together.served.url}/v1", api_key="none") as client:
         streams = [
             client.completions.create(
-                model="m", prompt=f"Number {number}", max_tokens=20, stream=True, extra_body={"ignore_eos": True}
+                model="m", prompt=f"Number {number}", max_tokens=1000, stream=True, extra_body={"ignore_eos": True}
             )
             for number in range(2 * SIZE)
         ]
