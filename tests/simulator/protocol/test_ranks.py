@@ -170,7 +170,7 @@ def test_one_port_shows_all_engines_in_order(together: Fleet) -> None:
 
 
 def test_the_server_spreads_what_names_no_rank(together: Fleet) -> None:
-    """Streams of the openai SDK, 5 s each so that all of them are under way at once: no rank has more than its share."""
+    """Streams of the openai SDK, long enough for all to be under way at once: no rank has more than its share."""
     before = together.series(0, "vllm:request_success_total", finished_reason="length")
     with openai.OpenAI(base_url=f"{together.served.url}/v1", api_key="none") as client:
         streams = [
