@@ -76,8 +76,8 @@ class Served:
         return state
 
     def until(self, **expected: Any) -> dict[str, Any]:
-        """The state once it shows what is expected; fails after 30 s."""
-        end = time.monotonic() + 30
+        """The state once it shows what is expected; fails after 60 s."""
+        end = time.monotonic() + 60
         while True:
             state = self.state()
             if all(state[key] == value for key, value in expected.items()):
@@ -112,7 +112,7 @@ def servers(new_folder: Callable[[str], Path]) -> Iterator[Serve]:
             )
         started.append(process)
         served = Served(process, port, admin_port, log)
-        end = time.monotonic() + 40
+        end = time.monotonic() + 120
         while True:
             try:
                 if httpx.get(f"{served.admin_url}/admin/ready").status_code == 200:

@@ -47,7 +47,7 @@ class Client(Protocol):
     def default_headers(self) -> RawHeaders:
         """Headers of every answer; another list whenever they change."""
 
-    def on_response_complete(self) -> None:
+    def ended(self, exchange: Exchange) -> None:
         """Said when an answer is complete."""
 
 
@@ -121,7 +121,7 @@ class Exchange(ABC):
         if not self.keep_alive:
             server.outbox.flush()
             connection.transport.close()
-        self._client.on_response_complete()
+        self._client.ended(self)
 
 
 class StreamedExchange(Exchange):
@@ -153,6 +153,7 @@ class StreamedExchange(Exchange):
 
     def _end(self) -> None:
         end = stream_end(self._direct.server, self._work, self._choice.chunks, self._generation)
+        del self._choice  # it knows this object, which would keep both until the next collection
         self._complete(b"%x\r\n%b\r\n0\r\n\r\n" % (len(end), end))
 
 

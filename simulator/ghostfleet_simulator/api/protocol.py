@@ -23,7 +23,7 @@ from ghostfleet_simulator.config import Endpoint
 from ghostfleet_simulator.runtime.generation import Generation
 
 if TYPE_CHECKING:
-    from ghostfleet_simulator.api.direct import Direct
+    from ghostfleet_simulator.api.direct import Direct, Exchange
 
 _EXTENSION: Final = "ghostfleet.connection"
 _NO_LINGERING: Final = struct.pack("ii", 1, 0)
@@ -198,6 +198,13 @@ class StreamingProtocol(HttpToolsProtocol):
             _log.error("a request failed: %r", error)
             self.transport.abort()
         return True
+
+    def ended(self, exchange: Exchange) -> None:
+        """An answer that was not ASGI's is complete."""
+        cycle: object = self.cycle
+        if cycle is exchange:
+            self.cycle = None  # type: ignore[assignment]  # as before the first request
+        self.on_response_complete()
 
     def _go_on(self) -> None:
         """Keep a request back no longer."""
