@@ -21,6 +21,7 @@ SECTIONS: Final = {
     "1d": "Answers and streams",
     "1e": "Limits and ends",
     "2": "Metrics",
+    "3": "KV events",
     "4": "Prefix cache",
     "5": "Scheduler",
     "6": "Start and end",
@@ -29,6 +30,7 @@ SECTIONS: Final = {
 }
 
 _API, _PROTOCOL, _ENGINE = "tests/simulator/api/", "tests/simulator/protocol/", "tests/simulator/engine/"
+_EVENTS = "tests/simulator/kv_events/"
 ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         "1a",
@@ -71,6 +73,11 @@ ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
         "hash vectors of sha256 and sha256_cbor",
         _ENGINE + "test_hashing.py::test_the_hashes_of_counting_tokens_are_those_of_vllm",
     ),
+    ("2", "what schedulers read of each dialect, by their rules", "tests/simulator/metrics/test_dialects.py"),
+    ("3", "bytes of every release", _EVENTS + "test_encoding.py"),
+    ("3", "bytes and hashes of SGLang", _EVENTS + "test_sglang_encoding.py"),
+    ("3", "replay from batch 0 rebuilds what each tier holds, in every encoding", _EVENTS + "test_replay_property.py"),
+    ("3", "llm-d's index believes what the engine finds", "tests/schedulers/test_kv_index.py"),
     (
         "4",
         "hash vectors of all four algorithms with a seed and a salt",
@@ -142,7 +149,8 @@ What vLLM 0.33 does on the wire, statement by statement, and the test that shows
 `python -m tests.conformance.table` from the tests themselves; a test checks that it is up to date.
 
 Tests in `{tests}` talk HTTP to a `ghostfleet serve` process that knows nothing of them. Sections are those of the
-contract the tests are written from: 1 the API, 2 metrics, 4 block hashing, 5 the scheduler, 6 operation, 8 clients.
+contract the tests are written from: 1 the API, 2 metrics, 3 KV events, 4 block hashing, 5 the scheduler, 6 operation,
+8 clients.
 Routes that do not exist here are listed in [api.md](api.md).
 """
 
