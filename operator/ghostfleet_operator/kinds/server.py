@@ -290,7 +290,7 @@ class KVEventsEndpoint(Observed):
 
 
 class Endpoint(Observed):
-    """One server that takes requests."""
+    """One rank of a pod that takes requests."""
 
     address: Annotated[str, Field(max_length=45)]
     """IP address of the pod."""
@@ -337,10 +337,10 @@ class ServerStatus(Observed):
     """How far the profile has come."""
 
     endpoints: Annotated[tuple[Endpoint, ...] | None, Field(max_length=MOST_ENDPOINTS)] = None
-    """The first servers that take requests; the ConfigMap `<name>-endpoints` has all of them."""
+    """The first ranks that take requests; the ConfigMap `<name>-endpoints` has all ports that do."""
 
     endpoint_count: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
-    """Number of all servers that take requests."""
+    """Number of all ranks that take requests."""
 
     url: Annotated[str | None, Field(max_length=512)] = None
     """Address of the Service inside the cluster."""

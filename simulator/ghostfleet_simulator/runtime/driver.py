@@ -35,7 +35,7 @@ class Output(Protocol):
 
 
 class Observer(Protocol):
-    """Who is told what a step brought; `ServerMetrics` in a server."""
+    """Who is told what a step brought; `EngineMetrics` in a server."""
 
     def on_step(self, step: Step, now_us: int, running: int, waiting: int, deferred: int, kv_usage: float) -> None:
         """A step was made."""
