@@ -12,9 +12,11 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +36,6 @@ from ghostfleet_operator.resolve import ADMIN_PORT
 
 NAMESPACE: Final = "bench"
 HEALTH_PORT: Final = 8088
-VERBS: Final = ("GET", "LIST", "PATCH", "DELETE")
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 PATIENCE: Final = 600.0
 
@@ -76,13 +77,20 @@ class Bench:
 
     def metric(self, name: str, *labels: str) -> float:
         """Sum of the operator's series of this name that have these labels (`verb="GET"`)."""
-        text = httpx.get(f"http://127.0.0.1:{HEALTH_PORT}/metrics", trust_env=False).text
-        rows = (line.rpartition(" ") for line in text.splitlines() if line.startswith(f"ghostfleet_operator_{name}"))
-        return sum(float(value) for series, _, value in rows if all(label in series for label in labels))
+        return sum(value for series, value in self._series(name) if all(label in series for label in labels))
 
-    def requests(self) -> dict[str, float]:
-        """Requests of the operator to the API server so far, by verb."""
-        return {verb: self.metric("api_requests_total", f'verb="{verb}"') for verb in VERBS}
+    def requests(self) -> Counter[str]:
+        """Requests of the operator to the API server so far, by verb and resource."""
+        found: Counter[str] = Counter()
+        for series, value in self._series("api_requests_total"):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', series))
+            found[f"{labels['verb']} {labels['resource']}"] += int(value)
+        return found
+
+    def _series(self, name: str) -> list[tuple[str, float]]:
+        text = httpx.get(f"http://127.0.0.1:{HEALTH_PORT}/metrics", trust_env=False, timeout=60).text
+        rows = [line.rpartition(" ") for line in text.splitlines() if line.startswith(f"ghostfleet_operator_{name}")]
+        return [(series, float(value)) for series, _, value in rows]
 
     def passes(self) -> float:
         """Passes over servers so far."""
@@ -97,7 +105,7 @@ class Bench:
         row["seconds"] = round(time.monotonic() - began, 2)
         row["operator_cpu_s"] = round(cpu_seconds(self.pid) - before[0], 2)
         row["api_server_cpu_s"] = round(cpu_seconds(api) - before[1], 2)
-        row["requests"] = {verb: count - requests[verb] for verb, count in self.requests().items() if count}
+        row["requests"] = dict(sorted((self.requests() - requests).items()))
         row["memory_mib"] = {name: round(value) for name, value in memory_mib(self.pid).items()}
         row["load_average"] = round(os.getloadavg()[0], 2)
 
@@ -175,7 +183,7 @@ class Bench:
 
     def hashes(self) -> dict[str, int]:
         """Pods by the hash of what they run."""
-        return dict(httpx.get(f"http://{hollow.ANY_POD}:{ADMIN_PORT}/hashes", trust_env=False).json())
+        return dict(httpx.get(f"http://{hollow.ANY_POD}:{ADMIN_PORT}/hashes", trust_env=False, timeout=60).json())
 
     def expect(self, wanted: Callable[[Mapping[str, Seen]], bool]) -> float:
         """When it came true; ends the bench where it does not."""

@@ -132,7 +132,7 @@ class Operator:
         return False
 
     def metrics(self) -> str:
-        return httpx.get(f"{self.metrics_url}/metrics", trust_env=False).text
+        return httpx.get(f"{self.metrics_url}/metrics", trust_env=False, timeout=30).text
 
 
 StartOperator = Callable[..., "contextlib.AbstractContextManager[Operator]"]

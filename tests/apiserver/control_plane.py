@@ -38,7 +38,7 @@ class ControlPlane:
     def client(self) -> httpx.Client:
         context = ssl.create_default_context(cafile=str(self.ca))
         headers = {"authorization": f"Bearer {self.token}"}
-        return httpx.Client(base_url=self.url, headers=headers, verify=context, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, verify=context, trust_env=False, timeout=60)
 
 
 class Unavailable(Exception):

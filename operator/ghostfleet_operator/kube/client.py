@@ -152,8 +152,7 @@ class KubeClient:
     async def create(self, obj: Object) -> Object:
         """Make an object, at once; raises `Conflict` where there is one of its name."""
         kind = kind_of(obj)
-        query = {"fieldManager": FIELD_MANAGER}
-        return await self._call("POST", kind, _path(kind, obj["metadata"].get("namespace")), query, obj)
+        return await self._call("POST", kind, _path(kind, obj["metadata"].get("namespace")), None, obj)
 
     async def replace(self, obj: Object) -> Object:
         """Put an object over the version in it, at once; raises `Conflict` where it changed."""
