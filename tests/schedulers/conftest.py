@@ -18,9 +18,10 @@ from tests.served import Serve, servers
 class Index:
     """Talks to `e2e/build/kvindex` in lines of JSON."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, engine: str = "vllm") -> None:
+        """`engine` is the one whose events are read."""
         self.process = subprocess.Popen(
-            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [program, engine], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
     def ask(self, op: str, **fields: Any) -> Any:

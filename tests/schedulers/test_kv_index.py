@@ -102,6 +102,19 @@ def test_scores_are_what_the_engine_finds_under_eviction(serve: Serve, index: In
     assert "ghostfleet_kv_event_overflows_total" in metrics
 
 
+def test_scores_of_servers_that_show_themselves_as_sglang(serve: Serve, index_program: Path) -> None:
+    """The library's adapter for SGLang reads their events; blocks are the same, so scores are, too."""
+    index = Index(index_program, "sglang")
+    try:
+        flags = ["--dialect", "sglang", "--enable-prompt-tokens-details"]
+        server = Server(serve, *flags, "--max-model-len", "256", "--num-gpu-blocks-override", "40")
+        server.connect(index)
+        found, _ = compare(server, index, 60)
+        assert found > 50, "nothing was ever found, so nothing was compared"
+    finally:
+        index.close()
+
+
 def test_servers_that_connect_to_the_index_are_told_apart_by_their_topic(serve: Serve, index: Index) -> None:
     """One socket of the index for all; each has its own cache."""
     port = free_port()

@@ -1,4 +1,5 @@
-// Kvindex runs llm-d's KV-event index, as a scheduler does, for a test that talks to it.
+// Kvindex runs llm-d's KV-event index, as a scheduler does, for a test that talks to it. Its argument is the engine whose
+// events it reads: vllm, or sglang.
 //
 // It reads one JSON request a line on its standard input and answers each with one line: what is subscribed to, what is
 // asked for again, and how the index scores a prompt. Subscribers, decoding, index and scores are the library's; it has no
@@ -35,7 +36,7 @@ type request struct {
 	Tokens   []uint32 `json:"tokens"`
 }
 
-// watched is the library's adapter for vLLM, with a note of what it has seen.
+// watched is the library's adapter for an engine, with a note of what it has seen.
 type watched struct {
 	kvevents.EngineAdapter
 	mu     sync.Mutex
@@ -72,7 +73,11 @@ type service struct {
 	manager *kvevents.SubscriberManager
 }
 
-func newService(ctx context.Context) (*service, error) {
+func newService(ctx context.Context, engine string) (*service, error) {
+	decoder, err := engineadapter.NewAdapter(engine)
+	if err != nil {
+		return nil, err
+	}
 	tokens, err := kvblock.NewChunkedTokenDatabase(kvblock.DefaultTokenProcessorConfig())
 	if err != nil {
 		return nil, err
@@ -86,7 +91,7 @@ func newService(ctx context.Context) (*service, error) {
 		return nil, err
 	}
 	adapter := &watched{
-		EngineAdapter: engineadapter.NewVLLMAdapter(),
+		EngineAdapter: decoder,
 		last:          map[string]uint64{},
 		marks:         map[*kvevents.RawMessage]chan struct{}{},
 	}
@@ -172,7 +177,11 @@ func (s *service) settle(topic string, sequence uint64) ([]string, error) {
 func main() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s, err := newService(ctx)
+	engine := "vllm"
+	if len(os.Args) > 1 {
+		engine = os.Args[1]
+	}
+	s, err := newService(ctx, engine)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kvindex:", err)
 		os.Exit(1)
