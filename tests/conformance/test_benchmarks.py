@@ -90,7 +90,7 @@ def test_refused_until_ready(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=clean_environment())
     try:
-        refusals, end = 0, time.monotonic() + 30
+        refusals, end = 0, time.monotonic() + 120
         while True:
             assert time.monotonic() < end
             try:
