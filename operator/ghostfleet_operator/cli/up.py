@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.live import Live
@@ -28,6 +28,9 @@ The files hold SimulatedModelServer objects and their profiles, as for a cluster
 times, failures and answers change at once and without a restart, other settings restart the replicas of their server
 one after another. Each replica has an address of its own (127.0.0.2, .3, ...) with the ports of a pod.
 """
+
+MOST_SERVERS: Final = 1000
+"""In one process: a thousand of them keep a core busy with being asked for their metrics once a second."""
 
 
 class PlainOutput:
@@ -92,11 +95,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--timeout", type=float, default=120, metavar="SECONDS", help="longest wait of --detach (%(default)s)"
     )
+    parser.add_argument(
+        "--servers-per-process",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many servers share a process; with 50 a thousand fit on a laptop (%(default)s)",
+    )
     given = parser.parse_args(argv)
     if not 0 <= given.drain <= 3600:
         parser.error("argument --drain: must be 0 to 3600")
+    if not 1 <= given.servers_per_process <= MOST_SERVERS:
+        parser.error(f"argument --servers-per-process: must be 1 to {MOST_SERVERS}")
     folder = StateFolder(Path(given.state) if given.state else default_folder(os.environ))
-    plan = Plan(tuple(Path(file) for file in given.file), folder, given.drain)
+    plan = Plan(tuple(Path(file) for file in given.file), folder, given.drain, given.servers_per_process)
     if folder.holder() is not None:
         raise _already_running(folder)
     if given.detach:
@@ -133,6 +145,7 @@ def _detached(plan: Plan, timeout: float) -> int:
     folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     files = [f"--file={file}" for file in plan.files]
     flags = [f"--state={folder.path}", f"--drain={plan.drain_seconds}"]
+    flags += [f"--servers-per-process={plan.servers_per_process}"]
     with folder.log_file.open("wb") as log:
         supervisor = subprocess.Popen(  # noqa: S603 - this very program
             [sys.executable, "-P", "-m", "ghostfleet_operator.cli.main", "up", *files, *flags],

@@ -15,11 +15,12 @@ from ghostfleet_operator.local.state import write_atomically
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
 from ghostfleet_operator.plan.ports import endpoint_name
 from ghostfleet_operator.resolve import Resolved
-from ghostfleet_operator.rollout import observe
 from ghostfleet_simulator import __version__
 
 _PUBLISH_SECONDS: Final = 0.02
 """Changes within this time are published together."""
+_PUBLISH_SHARE: Final = 0.1
+"""Of the time that passes, at most this much is spent on publishing."""
 _RETRY_SECONDS: Final = 5.0
 
 
@@ -78,28 +79,20 @@ class Fleet:
 
     async def watch_changes(self) -> None:
         """Publishes each change, and has servers look after their replicas; runs until cancelled."""
+        loop = asyncio.get_running_loop()
+        pause = _PUBLISH_SECONDS
         while True:
             await self._change.wait()
-            await asyncio.sleep(_PUBLISH_SECONDS)
+            await asyncio.sleep(pause)
             self._change.clear()
+            began = loop.time()
             self.publish()
+            pause = max(_PUBLISH_SECONDS, (loop.time() - began) / _PUBLISH_SHARE)
             for group in self.groups:
                 if not group.settled:
                     group.look()
             if self.settled:
                 self.first_settled.set()
-
-    async def watch_documents(self, every_seconds: float) -> None:
-        """Asks the replicas now and then what they run: a patch made behind our back is put right; until cancelled."""
-        while True:
-            await asyncio.sleep(every_seconds)
-            ready = [replica for replica in self.replicas if replica.ready]
-            acks = await observe([replica.target for replica in ready], client=self._here.client)
-            for replica, ack in zip(ready, acks, strict=True):
-                if replica.ready and ack.reason is None and not ack.runs(replica.plan.document):
-                    self._here.say(f"{replica.name} runs revision {ack.revision} with another hash; it is put right")
-                    replica.ack = ack
-                    self._change.set()
 
     async def stop(self) -> None:
         """Drains and ends everything."""
@@ -111,7 +104,8 @@ class Fleet:
         """Ends everything at once."""
         for group in self._groups.values():
             for replica in (*group.replicas, *group.leaving):
-                replica.kill()
+                replica.give_up()
+        self._here.processes.kill()
 
     def publish(self) -> None:
         """Writes `fleet.json` and the endpoints."""
@@ -168,6 +162,7 @@ def _replica(replica: Replica) -> dict[str, Any]:
         "ready": replica.ready,
         "stopping": replica.stopping,
         "restarts": replica.restarts,
+        "starts": replica.starts,
         "synced": replica.synced,
         "log": str(replica.log_file),
     }

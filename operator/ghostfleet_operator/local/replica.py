@@ -1,13 +1,11 @@
-"""One replica: a process that is started, watched, drained, and started again when it ends by itself."""
+"""One replica: a server that is started, watched, drained, and started again when it ends by itself."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +14,18 @@ from typing import Final
 import httpx
 
 from ghostfleet_operator.local.addresses import Addresses, NoAddress
+from ghostfleet_operator.local.processes import Processes, Seat
 from ghostfleet_operator.local.state import StateFolder, write_atomically
 from ghostfleet_operator.plan.replicas import ServerPlan
 from ghostfleet_operator.rollout import Ack, Target
+from ghostfleet_simulator.document import Document
 
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 _LIVED_WELL_SECONDS: Final = 30.0
-_POLL_SECONDS: Final = 0.05
 _AFTER_DRAIN_SECONDS: Final = 10.0
+_AFTER_KILL_SECONDS: Final = 5.0
 _LARGEST_LOG: Final = 16 * 2**20
-_SETTINGS: Final = (
-    *("GHOSTFLEET_", "PYTHONHASHSEED", "VLLM_SERVER_DEV_MODE", "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES"),
-    *("POD_IP", "POD_NAME", "POD_NAMESPACE", "VLLM_HOST_IP"),
-)
-"""Beginnings of the variables that `ghostfleet serve` takes settings from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +35,7 @@ class Surroundings:
     folder: StateFolder
     token: str
     addresses: Addresses
+    processes: Processes
     client: httpx.AsyncClient
     drain_seconds: int
     say: Callable[[str], None]
@@ -49,7 +45,7 @@ class Surroundings:
 
 
 class Replica:
-    """A process of `ghostfleet serve` with its document in a file.
+    """A server as `ghostfleet serve` starts it, with its document in a file, in a process that may host others.
 
     `start` begins to supervise and returns at once; `stop` drains and ends.
     """
@@ -59,6 +55,9 @@ class Replica:
         self.namespace = plan.namespace
         self.plan = plan
         self.restarts = 0
+        """How often it was started again because it had ended by itself."""
+        self.starts = 0
+        """How often it was started."""
         self.ack: Ack | None = None
         self.runs_restart_hash: str | None = None
         self._here = surroundings
@@ -66,14 +65,14 @@ class Replica:
         self.ports: list[tuple[int | None, int]] = []
         """The ports that take requests, each with its rank where ranks have ports of their own."""
         self._folder = surroundings.folder.replica_folder(self.namespace, self.name)
-        self._process: asyncio.subprocess.Process | None = None
+        self._seat: Seat | None = None
         self._ready = asyncio.Event()
         self._stopping = False
         self._wanted_restart = False
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._written = ""
+        self._written: Document | None = None
 
     @property
     def ready(self) -> bool:
@@ -93,11 +92,11 @@ class Replica:
     @property
     def pid(self) -> int | None:
         """Process id, while there is a process."""
-        return self._process.pid if self._process and self._process.returncode is None else None
+        return self._seat.pid if self._seat else None
 
     @property
     def log_file(self) -> Path:
-        """What the process says."""
+        """What the server says."""
         return self._folder / "server.log"
 
     @property
@@ -111,13 +110,13 @@ class Replica:
         return self.ready and self.ack is not None and self.ack.runs(self.plan.document)
 
     def give(self, plan: ServerPlan) -> None:
-        """Writes the document of `plan` to the file that the process follows and starts from."""
+        """Writes the document of `plan` to the file that the server starts from."""
         self.plan = plan
-        text = json.dumps(plan.document.to_json(), indent=1, ensure_ascii=False) + "\n"
-        if text != self._written:
+        if plan.document is not self._written:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            text = json.dumps(plan.document.to_json(), indent=1, ensure_ascii=False) + "\n"
             write_atomically(self._folder / "server.json", text, mode=0o600)
-            self._written = text
+            self._written = plan.document
 
     def start(self) -> None:
         """Begins to supervise."""
@@ -125,30 +124,27 @@ class Replica:
         self._task = asyncio.create_task(self._supervise(), name=f"supervise {self.name}")
 
     def restart(self) -> None:
-        """Drains the process in the background; another one starts from the plan last given when it has ended."""
+        """Drains the server in the background; it starts from the plan last given when it has ended."""
         if not self._wanted_restart:
             self._wanted_restart = True
             self._hurry.set()
             self._set_ready(False)
-            self._ending = asyncio.create_task(self._end_process(), name=f"drain {self.name}")
+            self._ending = asyncio.create_task(self._end_server(), name=f"drain {self.name}")
 
     async def stop(self) -> None:
-        """Drains and ends the process, and gives the address back."""
+        """Drains and ends the server, and gives the address back."""
         self._stopping = True
         self._hurry.set()
         self._set_ready(False)
-        await self._end_process()
+        await self._end_server()
         if self._task:
             await self._task
         self._here.addresses.give_back(self.address)
 
-    def kill(self) -> None:
-        """Ends the process at once."""
+    def give_up(self) -> None:
+        """Starts no other process: all of them end at once."""
         self._stopping = True
         self._hurry.set()
-        if self._process and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
 
     def _set_ready(self, ready: bool) -> None:
         if ready == self._ready.is_set():
@@ -181,7 +177,7 @@ class Replica:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _run_once(self) -> str:
-        """Runs one process to its end; how it ended, in words."""
+        """Runs the server to its end; how it ended, in words."""
         config = self.plan.resolved.config
         count = len(config.ports)
         if not self.address.is_free(count):
@@ -195,20 +191,22 @@ class Replica:
         numbered = config.data_parallel_port_per_rank
         self.ports = [(rank if numbered else None, port) for rank, port in enumerate(self.address.ports(count))]
         self.runs_restart_hash = self.plan.restart_hash
-        try:
-            process = self._process = await self._spawn()
-        except OSError as error:
-            return f"cannot start: {error.strerror or error}"
+        self.starts += 1
+        seat = self._seat = self._start()
         self._here.changed()
-        if self.stopping or self._wanted_restart:  # asked for while the process was being made
-            process.terminate()
+        if self.stopping or self._wanted_restart:  # asked for while it was being started
+            seat.terminate()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        answered = await self._answers(process)
+        ended = asyncio.create_task(seat.wait())
+        ready = asyncio.create_task(seat.ready.wait())
+        await asyncio.wait([ended, ready], return_when=asyncio.FIRST_COMPLETED)
+        answered = ready.done() and not self.stopping
+        ready.cancel()
         if answered:
             self._set_ready(True)
             self._here.say(f"{self.name} is ready at {self.address.url} ({loop.time() - began:.1f} s)")
-        code = await process.wait()
+        code = await ended
         ending = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         return ending if answered else f"{ending} before it was ready{self._last_words()}"
 
@@ -222,53 +220,42 @@ class Replica:
             return ""
         return f" ({lines[-1][:300]})" if lines else ""
 
-    async def _spawn(self) -> asyncio.subprocess.Process:
+    def _start(self) -> Seat:
         listen = self.address
         log = self.log_file
         if log.exists() and log.stat().st_size > _LARGEST_LOG:
             log.replace(log.with_suffix(".log.1"))
-        command = [
-            *(sys.executable, "-P", "-m", "ghostfleet_operator.cli.child", "serve"),
+        arguments = [
             *("--config", str(self._folder / "server.json")),
             *("--host", listen.host, "--port", str(listen.port), "--admin-port", str(listen.admin_port)),
             *("--kv-events-port-offset", str(listen.kv_events_offset)),
             *("--admin-token-file", str(self._here.folder.token_file)),
             *("--shutdown-timeout", str(self._here.drain_seconds)),
         ]
-        # Variables of the person's shell would override what the objects say.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(_SETTINGS)}
-        environment |= {"POD_NAME": self.name, "POD_NAMESPACE": self.namespace}
-        with log.open("ab") as output:
-            return await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the terminal is the supervisor's; it drains
-                env=environment,
-            )
+        pod = {"POD_NAME": self.name, "POD_NAMESPACE": self.namespace}
+        return self._here.processes.host(f"{self.namespace}/{self.name}", arguments, pod, log, self._adopted)
 
-    async def _answers(self, process: asyncio.subprocess.Process) -> bool:
-        """Waits until the process is ready; False if it ended first."""
-        url = f"{self.address.admin_url}/admin/ready"
-        while process.returncode is None and not self.stopping:
-            with contextlib.suppress(httpx.HTTPError):
-                answer = await self._here.client.get(url, timeout=2.0)
-                if answer.status_code == httpx.codes.OK:
-                    return True
-            await asyncio.sleep(_POLL_SECONDS)
-        return False
+    def _adopted(self, revision: int, live_hash: str) -> None:
+        """The server says which document is in force."""
+        document = self.plan.document
+        if self.ready and revision == document.revision and live_hash != document.hash:
+            self._here.say(f"{self.name} runs revision {revision} with another hash; it is put right")
+        self.ack = Ack(self.target, revision, live_hash, None)
+        self._here.changed()
 
-    async def _end_process(self) -> None:
-        process = self._process
-        if process is None or process.returncode is not None:
+    async def _end_server(self) -> None:
+        seat = self._seat
+        if seat is None or seat.returncode is not None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        seat.terminate()
         try:
-            await asyncio.wait_for(process.wait(), self._here.drain_seconds + _AFTER_DRAIN_SECONDS)
+            await asyncio.wait_for(seat.wait(), self._here.drain_seconds + _AFTER_DRAIN_SECONDS)
         except TimeoutError:
             self._here.say(f"{self.name} did not end by itself and is killed")
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            seat.kill()
+        try:
+            await asyncio.wait_for(seat.wait(), _AFTER_KILL_SECONDS)
+        except TimeoutError:
+            self._here.say(f"the process of {self.name} does not answer and is killed")
+            seat.kill_process()
+        await seat.wait()

@@ -68,6 +68,11 @@ class StateFolder:
         return self.path / "supervisor.log"
 
     @property
+    def processes_log(self) -> Path:
+        """What the processes say that is about none of their servers."""
+        return self.path / "processes.log"
+
+    @property
     def applied_file(self) -> Path:
         """Objects that `ghostfleet apply` put over those of the files."""
         return self.path / "applied.json"
@@ -153,7 +158,7 @@ class StateFolder:
     def leftovers(self) -> list[int]:
         """Processes of replicas in this folder that live though their supervisor does not."""
         fleet = self.fleet() or {}
-        pids = [replica.get("pid") for server in fleet.get("servers", []) for replica in server.get("replicas", [])]
+        pids = {replica.get("pid") for server in fleet.get("servers", []) for replica in server.get("replicas", [])}
         return [pid for pid in pids if isinstance(pid, int) and str(self.path) in command_line(pid)]
 
     def end_leftovers(self, patience: float = 5.0) -> int:

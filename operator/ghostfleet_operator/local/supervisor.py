@@ -16,6 +16,7 @@ from ghostfleet_operator.local import applied
 from ghostfleet_operator.local.addresses import Addresses
 from ghostfleet_operator.local.fleet import Fleet
 from ghostfleet_operator.local.objects import read
+from ghostfleet_operator.local.processes import Processes
 from ghostfleet_operator.local.replica import Surroundings
 from ghostfleet_operator.local.rows import Row, rows
 from ghostfleet_operator.local.state import StateFolder
@@ -26,7 +27,6 @@ from ghostfleet_simulator.problems import InvalidInput
 
 RELOAD_SIGNAL: Final = signal.SIGUSR1
 """Has a supervisor read its files and what was applied again."""
-_OBSERVE_SECONDS: Final = 5.0
 _TABLE_SECONDS: Final = 1.0
 _GONE_SECONDS: Final = 0.3
 
@@ -53,6 +53,7 @@ class Plan:
     files: tuple[Path, ...]
     folder: StateFolder
     drain_seconds: int
+    servers_per_process: int = 1
 
 
 class Supervisor:
@@ -72,6 +73,7 @@ class Supervisor:
         left = folder.end_leftovers()
         if left:
             self._output.say(f"ended {left} processes that an earlier supervisor left behind")
+        folder.processes_log.unlink(missing_ok=True)
         folder.applied_file.unlink(missing_ok=True)
         async with admin_client() as client:
             change = asyncio.Event()
@@ -79,6 +81,7 @@ class Supervisor:
                 folder=folder,
                 token=folder.new_token(),
                 addresses=Addresses(),
+                processes=Processes(self._plan.servers_per_process, folder, self._output.say),
                 client=client,
                 drain_seconds=self._plan.drain_seconds,
                 say=self._output.say,
@@ -88,6 +91,7 @@ class Supervisor:
             fleet.facts = {
                 "pid": os.getpid(),
                 "files": [str(path.absolute()) for path in self._plan.files],
+                "serversPerProcess": self._plan.servers_per_process,
                 "phase": "starting",
                 "problems": [],
                 "loaded": 0,
@@ -97,7 +101,6 @@ class Supervisor:
             try:
                 async with _background(
                     fleet.watch_changes(),
-                    fleet.watch_documents(_OBSERVE_SECONDS),
                     self._follow_files(),
                     self._reload_on_demand(fleet),
                     self._show(fleet, surroundings),

@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from ghostfleet_operator.testing.fleet import Fleet
 
 StartFleet = Callable[..., "Fleet"]
-"""Takes sources as `Fleet` does."""
+"""Takes sources and `servers_per_process` as `Fleet` does."""
 
 
 @pytest.fixture(scope="session")
 def ghostfleet_session_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartFleet]:
     """Start a fleet that runs until the end of the session; see `Fleet`."""
     with ExitStack() as stack:
-        yield lambda *sources: _started(stack, sources, tmp_path_factory.mktemp("ghostfleet"))
+        yield lambda *sources, **more: _started(stack, sources, tmp_path_factory.mktemp("ghostfleet"), **more)
 
 
 @pytest.fixture
 def ghostfleet_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartFleet]:
     """Start a fleet that runs until the end of the test; see `Fleet`."""
     with ExitStack() as stack:
-        yield lambda *sources: _started(stack, sources, tmp_path_factory.mktemp("ghostfleet"))
+        yield lambda *sources, **more: _started(stack, sources, tmp_path_factory.mktemp("ghostfleet"), **more)
 
 
-def _started(stack: ExitStack, sources: tuple[str | Path, ...], folder: Path) -> Fleet:
+def _started(stack: ExitStack, sources: tuple[str | Path, ...], folder: Path, **more: int) -> Fleet:
     from ghostfleet_operator.testing.fleet import Fleet  # noqa: PLC0415 - most tests of a project need no fleet
 
-    return stack.enter_context(Fleet(*sources, folder=folder))
+    return stack.enter_context(Fleet(*sources, folder=folder, **more))

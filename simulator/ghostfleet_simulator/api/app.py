@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -35,16 +36,32 @@ from ghostfleet_simulator.runtime.server import SimulatedServer
 _log = logging.getLogger("ghostfleet.api")
 
 
-def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdSettings | None = None) -> FastAPI:
+def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdSettings | None = None) -> Application:
     """The serving API of `server`: the routes of its engine; what is ours is in headers and on the admin port.
 
     With `api_keys` the routes that begin with `/v1` and the like want one of them. `llmd` is the command line of
     llm-d-inference-sim that the server was started with, if that was it.
     """
     facts = Facts.of(server.config, server.tokenizer, server.adapters.names)
+    reader = BodyReader(server.config.model, facts)
+    server.resources.callback(reader.close)
+    generating = Generating(server, facts, reader)
+    api, http = server.config.api, server.config.http
+    whole_only = api_keys or api.enable_request_id_headers or http.enable_server_load_tracking
+    whole = partial(_whole, server, reader, generating, api_keys, llmd)
+    return Application(whole) if whole_only else Application(whole, Shortcut(server, generating), Direct(server, facts))
+
+
+def _whole(
+    server: SimulatedServer,
+    reader: BodyReader,
+    generating: Generating,
+    api_keys: Sequence[str],
+    llmd: LlmdSettings | None,
+) -> FastAPI:
     http, load = server.config.http, Load()
     documented = not http.disable_fastapi_docs
-    app = Application(
+    app = FastAPI(
         title="Ghostfleet simulated inference server",
         version=server.config.engine.version,
         openapi_url="/openapi.json" if documented else None,
@@ -54,9 +71,6 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdS
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.root_path = http.root_path
-    reader = BodyReader(server.config.model, facts)
-    server.resources.callback(reader.close)
-    generating = Generating(server, facts, reader)
     app.include_router(metrics_route(server))
     app.include_router(generation(generating))
     match server.config.engine.dialect:
@@ -90,8 +104,6 @@ def build_app(server: SimulatedServer, api_keys: Sequence[str] = (), llmd: LlmdS
         app.add_middleware(ApiKeys, keys=api_keys)
     if server.config.api.enable_request_id_headers:
         app.add_middleware(RequestIds)
-    if not (api_keys or server.config.api.enable_request_id_headers or http.enable_server_load_tracking):
-        app.direct, app.shortcut = Direct(server, facts), Shortcut(server, generating)
     return app
 
 

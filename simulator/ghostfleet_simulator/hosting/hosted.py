@@ -7,11 +7,13 @@ import logging
 import os
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ghostfleet_simulator.api.admin import build_admin
 from ghostfleet_simulator.api.app import build_app
+from ghostfleet_simulator.api.hot import Application
 from ghostfleet_simulator.bearer import Bearer
 from ghostfleet_simulator.config import Listen, ServerConfig
 from ghostfleet_simulator.document import Document
@@ -24,6 +26,9 @@ from ghostfleet_simulator.runtime.process_faults import end_process
 from ghostfleet_simulator.runtime.replica import Replica
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import zmq  # loads only where KV events are published
 
 _ADMIN_SHUTDOWN_S: Final = 1
 _log = logging.getLogger("ghostfleet.serve")
@@ -46,12 +51,14 @@ class Hosted:
         options: Options,
         *,
         tokenizer: Tokenizer | None = None,
+        kv_context: zmq.Context[zmq.Socket[bytes]] | None = None,
         environ: Mapping[str, str] = os.environ,
         shares_process: bool = False,
     ) -> None:
-        """An injected crash ends the process or, where the server `shares_process` with others, this server alone.
+        """Where the server `shares_process` with others, an injected crash ends it alone, else the process.
 
-        `options` say nothing here that concerns the process (logging). `environ` tells what the pod is called.
+        `options` say nothing here that concerns the process (logging). `environ` tells what the pod is called. Servers
+        of a process may share a tokenizer, and the threads of a ZeroMQ context.
 
         Raises:
             CannotListen: an address is taken or not to be had.
@@ -85,9 +92,10 @@ class Hosted:
                         one,
                         document=document or Document.of(config),
                         tokenizer=tokenizer,
+                        kv_context=kv_context,
                         live_file=None if servers else options.live_file,
                         environ=environ,
-                        end=self._crash if shares_process else end_process,
+                        end=self.crash if shares_process else end_process,
                     )
                     servers.append(server)
                     tokenizer = server.tokenizer
@@ -95,12 +103,17 @@ class Hosted:
                 raise _cannot_listen(config, error) from None
             self.replica = Replica(config, servers)
             patience = listen.shutdown_timeout_seconds + 5
-            apis = (Listener(build_app(server, options.api_keys, options.llmd), patience) for server in servers)
-            self._apis = list(zip(apis, sockets, strict=True))
+            applications = [build_app(server, options.api_keys, options.llmd) for server in servers]
+            self._apis = [(Listener(app, patience), one) for app, one in zip(applications, sockets, strict=True)]
             self._admin: Listener | None = None
             if admin_socket is not None:
                 self._admin_socket = admin_socket
-                self._admin = Listener(build_admin(self.replica, _bearer(options, environ)), _ADMIN_SHUTDOWN_S)
+                admin = Application(partial(build_admin, self.replica, _bearer(options, environ)))
+                applications.append(admin)
+                self._admin = Listener(admin, _ADMIN_SHUTDOWN_S)
+            if not shares_process:
+                for application in applications:
+                    application.prepare()
             self._held = stack.pop_all()
 
     async def run(self) -> int:
@@ -124,6 +137,17 @@ class Hosted:
 
     def stop(self) -> None:
         """Take no more requests, let those that run end within the time that the configuration gives them, and end."""
+        self._told.set()
+
+    def crash(self, code: int) -> None:
+        """What the end of a process would do to this server, and nothing to the others."""
+        self._crash_code = code
+        for api, _ in self._apis:
+            api.abort()
+        if self._admin is not None:
+            self._admin.abort()
+        # Not at once: this may be in the midst of handing out the tokens of a step.
+        asyncio.get_running_loop().call_soon(self._held.close)
         self._told.set()
 
     async def _run(self, group: asyncio.TaskGroup) -> None:
@@ -164,17 +188,6 @@ class Hosted:
         _log.info("[shutdown] API server: stopping engine client mode=%s timeout=%ss", mode, grace)
         await self.replica.shut_down(grace)
         _log.info("[shutdown] API server: signalling HTTP server shutdown")
-
-    def _crash(self, code: int) -> None:
-        """What the end of a process would do to this server, and nothing to the others."""
-        self._crash_code = code
-        for api, _ in self._apis:
-            api.abort()
-        if self._admin is not None:
-            self._admin.abort()
-        # Not at once: this may be in the midst of handing out the tokens of a step.
-        asyncio.get_running_loop().call_soon(self._held.close)
-        self._told.set()
 
     def _close(self, servers: Iterable[SimulatedServer]) -> None:
         for server in servers:

@@ -45,9 +45,13 @@ class Publisher:
         *,
         rank: int = 0,
         environ: Mapping[str, str] = os.environ,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
-        """Opens the sockets. Raises `OSError` where one cannot be bound."""
+        """Opens the sockets, in a context of their own or in one that others use too and somebody else ends.
+
+        Raises `OSError` where one cannot be bound.
+        """
         settings = config.kv_events
         self.place = Place.of(config, rank, environ)
         self._encoder = encoder_of(config, rank)
@@ -61,9 +65,11 @@ class Publisher:
         self._queue: deque[tuple[float, Frames, Disturbance]] = deque()
         """Batches that are held up, and when each may go out, by the clock of the event loop."""
         self._timer: asyncio.TimerHandle | None = None
-        self._context = zmq.Context()
+        self._own_context = zmq.Context() if context is None else None
+        context = context or self._own_context
+        assert context is not None  # noqa: S101 - for the type checker
         try:
-            self._socket = self._context.socket(zmq.PUB)
+            self._socket = context.socket(zmq.PUB)
             self._socket.set_hwm(settings.hwm)
             # Says when a subscriber comes to be full; passed over in silence, it would be missed by the metrics.
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
@@ -79,12 +85,14 @@ class Publisher:
             self.replay_endpoint: str | None = None
             self._replay: Replay | None = None
             if self.place.replay_endpoint is not None:
-                socket = self._context.socket(zmq.ROUTER)
+                socket = context.socket(zmq.ROUTER)
                 topic = (self._topic,) if config.engine.conduct.kv_replay_has_topic else ()
                 self._replay = Replay(socket, self._kept, settings.buffer_steps, topic)
                 self.replay_endpoint = _bind(socket, self.place, self.place.replay_endpoint)
         except BaseException:
-            self._context.destroy(linger=0)
+            self._socket.close(linger=0)
+            if self._own_context is not None:
+                self._own_context.destroy(linger=0)
             raise
 
     def told(self) -> dict[str, Any]:
@@ -176,7 +184,8 @@ class Publisher:
             self._replay.close()
         self._connections.close()
         self._socket.close()
-        self._context.term()
+        if self._own_context is not None:
+            self._own_context.term()
 
 
 def _bind(socket: zmq.Socket[bytes], place: Place, endpoint: str) -> str:

@@ -24,6 +24,8 @@ from ghostfleet_simulator.runtime.driver import Driver, Observer
 from ghostfleet_simulator.runtime.outbox import Outbox
 
 if TYPE_CHECKING:
+    import zmq
+
     from ghostfleet_simulator.kv_events.publisher import Publisher
 
 _NEAREST_FIRST: Final = list(Place)
@@ -56,14 +58,18 @@ class Ranks:
         metrics: ServerMetrics,
         faults: EventFaults,
         environ: Mapping[str, str],
+        kv_context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
-        """Opens the sockets for KV events. Raises `OSError` where one cannot be bound."""
+        """Opens the sockets for KV events, in a context of their own or a given one.
+
+        Raises `OSError` where one cannot be bound.
+        """
         self._clock = clock
         self._balancer = _balancer(config, len(metrics.engines))
         self._ranks: list[Rank] = []
         with ExitStack() as stack:
             for index, reports in enumerate(metrics.engines):
-                publisher = _publisher(config, reports.rank, faults, metrics, environ)
+                publisher = _publisher(config, reports.rank, faults, metrics, environ, kv_context)
                 if publisher is not None:
                     stack.callback(publisher.close)
                 # Each of vLLM's engines is a process, with random bytes of its own.
@@ -248,10 +254,15 @@ def _balancer(config: ServerConfig, engines: int) -> Balancer | None:
 
 
 def _publisher(
-    config: ServerConfig, rank: int, faults: EventFaults, metrics: ServerMetrics, environ: Mapping[str, str]
+    config: ServerConfig,
+    rank: int,
+    faults: EventFaults,
+    metrics: ServerMetrics,
+    environ: Mapping[str, str],
+    context: zmq.Context[zmq.Socket[bytes]] | None,
 ) -> Publisher | None:
     if metrics.kv_events is None:
         return None
     from ghostfleet_simulator.kv_events.publisher import Publisher  # noqa: PLC0415 - ZeroMQ loads only where needed
 
-    return Publisher(config, faults, metrics.kv_events, rank=rank, environ=environ)
+    return Publisher(config, faults, metrics.kv_events, rank=rank, environ=environ, context=context)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ghostfleet_simulator.config import Dialect, Failure, FailureType, ServerConfig, seed_of
 from ghostfleet_simulator.document import Document, InForce, restart_hash
@@ -36,6 +36,9 @@ from ghostfleet_simulator.runtime.work import Prompt, Sampling, Work
 from ghostfleet_simulator.text.answer import Answer, answers_of
 from ghostfleet_simulator.text.detokenize import Detokenizer
 from ghostfleet_simulator.text.tokenizer import Tokenizer, tokenizer_of
+
+if TYPE_CHECKING:
+    import zmq
 
 _log = logging.getLogger("ghostfleet.server")
 
@@ -62,6 +65,7 @@ class SimulatedServer:
         tokenizer: Tokenizer | None = None,
         clock: Clock | None = None,
         live_file: Path | None = None,
+        kv_context: zmq.Context[zmq.Socket[bytes]] | None = None,
         environ: Mapping[str, str] = os.environ,
         end: Callable[[int], None] = end_process,
     ) -> None:
@@ -89,13 +93,15 @@ class SimulatedServer:
         self._ready_at = 0.0
         self.draining = False
         """Told to take no more traffic; running requests go on."""
+        self.adopted: Callable[[], None] = lambda: None
+        """Called when another document or a patch has come into force."""
         self.resources = ExitStack()
         """What is closed with the server."""
         self._live_file = live_file
         self._clock = clock or WallClock(compression=Fraction(str(config.clock.compression)))
         self.outbox = Outbox()
         """What the outputs of sequences send goes through it."""
-        self.ranks = Ranks(config, self._clock, self.outbox, self.metrics, self._event_faults, environ)
+        self.ranks = Ranks(config, self._clock, self.outbox, self.metrics, self._event_faults, environ, kv_context)
         """The engines."""
         self.standby = Standby(self.ranks, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
         """Pause and sleep."""
@@ -127,6 +133,7 @@ class SimulatedServer:
             self.in_force = state
             self._take_over()
             _log.info("revision %d with %s is in force", state.revision, state.document.hash)
+            self.adopted()
         return state
 
     def _check(self, state: InForce) -> None:
