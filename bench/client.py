@@ -159,14 +159,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GHOSTFLEET_CACHE") or Path.home() / ".cache" / "ghostfleet") / "bench"
 
 
-def compiled(folder: Path, environment: Mapping[str, str] = os.environ) -> Path:
+def compiled(folder: Path, environment: Mapping[str, str] = os.environ, *, source: Path = SOURCE) -> Path:
     """Path of the compiled client in `folder`; it is compiled on first use and again when its source changes.
 
     Raises:
         BenchError: no C compiler, or it failed.
     """
-    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(COMPILE).encode()).hexdigest()[:16]
-    binary = folder / f"client-{digest}"
+    digest = hashlib.sha256(source.read_bytes() + " ".join(COMPILE).encode()).hexdigest()[:16]
+    binary = folder / f"{source.stem}-{digest}"
     if binary.exists():
         return binary
     compiler = shutil.which("cc", path=environment.get("PATH", ""))
@@ -176,7 +176,7 @@ def compiled(folder: Path, environment: Mapping[str, str] = os.environ) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{binary.name}.{os.getpid()}"
-    done = subprocess.run([compiler, *COMPILE, "-o", draft, SOURCE], capture_output=True, text=True, check=False)
+    done = subprocess.run([compiler, *COMPILE, "-o", draft, source], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
         raise BenchError(f"the load client did not compile (is the Debian package libc6-dev installed?): {lines[0]}")

@@ -47,7 +47,7 @@ class Group:
     def settled(self) -> bool:
         """Whether every wanted replica takes requests and runs the document and restart fields of the plan."""
         return len(self._replicas) == self._plan.replicas and all(
-            replica.synced and replica.runs_restart_hash == self._plan.restart_hash
+            replica.plan is self._plan and replica.synced and replica.runs_restart_hash == self._plan.restart_hash
             for replica in self._replicas.values()
         )
 

@@ -145,6 +145,11 @@ class Fleet:
         }
 
     @property
+    def pid(self) -> int:
+        """The supervisor, from which all processes of the fleet descend."""
+        return self._process.pid
+
+    @property
     def urls(self) -> dict[str, str]:
         """Base URLs of their APIs by name, for schedulers that take a list."""
         return {name: replica.url for name, replica in self.replicas.items()}
