@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from rich.live import Live
 from ghostfleet_operator.cli.errors import CommandError, Exit
 from ghostfleet_operator.cli.parser import Parser, say, tell
 from ghostfleet_operator.local.objects import read
+from ghostfleet_operator.local.processes import open_files
 from ghostfleet_operator.local.rows import Row
 from ghostfleet_operator.local.state import AlreadyRunning, StateFolder, default_folder
 from ghostfleet_operator.local.supervisor import Plan, Supervisor, curl_line
@@ -107,6 +109,11 @@ def main(argv: Sequence[str]) -> int:
         parser.error("argument --drain: must be 0 to 3600")
     if not 1 <= given.servers_per_process <= MOST_SERVERS:
         parser.error(f"argument --servers-per-process: must be 1 to {MOST_SERVERS}")
+    if (needed := open_files(given.servers_per_process)) > (limit := resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        parser.error(
+            f"argument --servers-per-process: {given.servers_per_process} servers need {needed} open files, and a "
+            f"process may have {limit} (`ulimit -Hn`)"
+        )
     folder = StateFolder(Path(given.state) if given.state else default_folder(os.environ))
     plan = Plan(tuple(Path(file) for file in given.file), folder, given.drain, given.servers_per_process)
     if folder.holder() is not None:

@@ -23,6 +23,14 @@ _SETTINGS: Final = (
     *("POD_IP", "POD_NAME", "POD_NAMESPACE", "VLLM_HOST_IP"),
 )
 """Beginnings of the variables that a server takes settings from."""
+_OPEN_FILES: Final = (50, 8)
+"""Of a process, and of each of its servers: two listeners, a timer, and some connections to it."""
+
+
+def open_files(servers: int) -> int:
+    """How many open files a process with so many servers should be allowed; every stream is one more."""
+    process, server = _OPEN_FILES
+    return process + server * servers
 
 
 class Seat:

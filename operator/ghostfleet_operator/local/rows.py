@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from ghostfleet_operator.rollout import CONCURRENCY, TOTAL_SECONDS
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -40,17 +42,23 @@ class Row:
 async def rows(fleet: Mapping[str, Any], token: str, client: httpx.AsyncClient) -> list[Row]:
     """The replicas of a published fleet, each asked for its state at this moment."""
     replicas = [(server, replica) for server in fleet["servers"] for replica in server["replicas"]]
-    states = await asyncio.gather(*(_state(replica, token, client) for _, replica in replicas))
+    turns = asyncio.Semaphore(CONCURRENCY)
+    states = await asyncio.gather(*(_state(replica, token, client, turns) for _, replica in replicas))
     return [_row(server, replica, state) for (server, replica), state in zip(replicas, states, strict=True)]
 
 
-async def _state(replica: Mapping[str, Any], token: str, client: httpx.AsyncClient) -> Mapping[str, Any]:
+async def _state(
+    replica: Mapping[str, Any], token: str, client: httpx.AsyncClient, turns: asyncio.Semaphore
+) -> Mapping[str, Any]:
     if not replica["ready"]:
         return {}
     try:
-        answer = await client.get(
-            f"{replica['adminUrl']}/admin/state", headers={"authorization": f"Bearer {token}"}, timeout=2.0
-        )
+        async with turns:
+            answer = await client.get(
+                f"{replica['adminUrl']}/admin/state",
+                headers={"authorization": f"Bearer {token}"},
+                timeout=TOTAL_SECONDS,
+            )
         body = answer.json() if answer.status_code == httpx.codes.OK else {}
     except (httpx.HTTPError, ValueError):
         return {}

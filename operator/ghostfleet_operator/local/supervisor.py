@@ -28,6 +28,8 @@ from ghostfleet_simulator.problems import InvalidInput
 RELOAD_SIGNAL: Final = signal.SIGUSR1
 """Has a supervisor read its files and what was applied again."""
 _TABLE_SECONDS: Final = 1.0
+_TABLE_SHARE: Final = 0.1
+"""Of the time that passes, at most this much is spent on the table: a thousand servers are not asked every second."""
 _GONE_SECONDS: Final = 0.3
 
 
@@ -169,9 +171,11 @@ class Supervisor:
                 self._want(fleet, resolved)
 
     async def _show(self, fleet: Fleet, surroundings: Surroundings) -> None:
+        loop = asyncio.get_running_loop()
         while self._output.shows_rows:
+            began = loop.time()
             self._output.show(await rows(fleet.described(), surroundings.token, surroundings.client))
-            await asyncio.sleep(_TABLE_SECONDS)
+            await asyncio.sleep(max(_TABLE_SECONDS, (loop.time() - began) / _TABLE_SHARE))
 
     async def _greet(self, fleet: Fleet) -> None:
         await fleet.first_settled.wait()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import resource
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -199,7 +201,10 @@ def _cannot_listen(config: ServerConfig, error: OSError) -> CannotListen:
     ports = f"port {listen.port}" if len(config.ports) == 1 else f"ports {listen.port} to {config.ports[-1]}"
     place = f"{_host(listen)} {ports}" if listen.uds is None else listen.uds
     place += f" or {listen.admin_port}" if listen.admin_port else ""
-    return CannotListen(f"cannot listen on {error.filename or place}: {error.strerror}")
+    hint = ""
+    if error.errno == errno.EMFILE:
+        hint = f" (this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}; `ulimit -n` allows more)"
+    return CannotListen(f"cannot listen on {error.filename or place}: {error.strerror}{hint}")
 
 
 def _host(listen: Listen) -> str:

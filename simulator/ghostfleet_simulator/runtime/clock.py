@@ -176,7 +176,7 @@ class _TimerFd:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._spent = False
         """It rang and was not set anew: the descriptor stays readable until it is read."""
         self._spec = _Itimerspec()
