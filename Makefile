@@ -9,7 +9,7 @@ FLEET ?= examples/quickstart.yaml
 SYSTEM_PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test check soak bench bench-operator clients images crds e2e
+.PHONY: help setup up down test check soak bench bench-operator bench-scale clients images crds e2e
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ bench: setup ## measure what a token costs and how exactly it comes
 
 bench-operator: setup ## measure the operator with 1,000 servers and 1,000 pods on a real API server (Linux, root)
 	$(BIN)/python -m bench.operator $(ARGS)
+
+bench-scale: setup ## measure how many servers one machine holds, and how often they can be scraped
+	$(BIN)/python -m bench.scale $(ARGS)
 
 clients: setup ## run aiperf, inference-perf and guidellm against a server, each from a venv of its own (up to 8 GB)
 	$(BIN)/python tools/clients.py $(ARGS)

@@ -54,7 +54,7 @@ class SimulatedServer:
     """One inference server: engine, clock, text, metrics, faults, and the document in force.
 
     It knows no HTTP; `api/` puts one on top of it. Two servers in one process share nothing but, if the caller says so,
-    a tokenizer.
+    a tokenizer and the threads of a ZeroMQ context.
     """
 
     def __init__(
