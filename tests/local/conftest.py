@@ -19,7 +19,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMAND = (sys.executable, "-m", "ghostfleet_operator.cli.main")
-PATIENCE = 40.0
+PATIENCE = 80.0
 """Seconds after which something that should happen has failed; the machine may be busy."""
 
 

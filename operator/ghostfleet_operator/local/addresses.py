@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ _FIRST: Final = ipaddress.IPv4Address("127.0.0.2")
 _PROBE: Final = "127.77.13.7"
 """An address nobody uses: what is taken here is taken on every address."""
 _MOST_ADDRESSES: Final = 16384
+_MOST_PORTS: Final = 1000
 _KV_EVENTS_PORT: Final = tcp_port(KVEvents().endpoint) or 0
 _RANKS: Final = 16
 """Ports that are left to the ranks of a server, and to its replay, before those of the next one."""
@@ -61,15 +62,20 @@ class Addresses:
     """
 
     def __init__(self) -> None:
-        self._taken: dict[Address, int] = {}
-        """How many ports of the API each one has."""
+        self._taken: dict[Address, tuple[int, int]] = {}
+        """How many ports of the API each one has, and which of the candidates it was."""
         self._own_hosts = _bindable(str(_FIRST))
 
     def take(self, ranks: int = 1) -> Address:
         """An address with as many ports in a row free; it stays taken until it is given back. Raises `NoAddress`."""
-        for candidate in self._candidates():
+        passed_over = {index for _, index in self._taken.values()}
+        make, number = self._candidates()
+        for index in range(number):
+            if index in passed_over:
+                continue
+            candidate = make(index)
             if not self._is_taken(candidate, ranks) and candidate.is_free(ranks):
-                self._taken[candidate] = ranks
+                self._taken[candidate] = ranks, index
                 return candidate
         raise NoAddress(f"no address of this machine has {ranks + 1} free ports for another replica")
 
@@ -79,26 +85,24 @@ class Addresses:
         wanted = set(candidate.ports(ranks))
         return any(
             candidate.admin_port == address.admin_port or wanted & set(address.ports(count))
-            for address, count in self._taken.items()
+            for address, (count, _) in self._taken.items()
         )
 
     def give_back(self, address: Address) -> None:
         """Lets `address` be taken again."""
         self._taken.pop(address, None)
 
-    def _candidates(self) -> Iterator[Address]:
+    def _candidates(self) -> tuple[Callable[[int], Address], int]:
+        """What makes a candidate of an index, and how many there are."""
         if not self._own_hosts:
-            for index in range(1000):
-                yield Address("127.0.0.1", PORT + index, ADMIN_PORT + index, index * _RANKS)
-            return
+            return lambda index: Address("127.0.0.1", PORT + index, ADMIN_PORT + index, index * _RANKS), _MOST_PORTS
         # A program on all addresses (0.0.0.0:8000) leaves none to us: all replicas move to the next port together.
         port = next((p for p in range(PORT, PORT + 1000) if _free(_PROBE, p)), PORT)
         admin_port = next(
             (p for p in range(ADMIN_PORT, ADMIN_PORT + 1000) if p != port and _free(_PROBE, p)), ADMIN_PORT
         )
         offset = next((n for n in range(1000) if _free(_PROBE, _KV_EVENTS_PORT + n)), 0)
-        for index in range(_MOST_ADDRESSES):
-            yield Address(str(_FIRST + index), port, admin_port, offset)
+        return lambda index: Address(str(_FIRST + index), port, admin_port, offset), _MOST_ADDRESSES
 
 
 def _bindable(host: str) -> bool:
