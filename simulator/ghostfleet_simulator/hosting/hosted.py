@@ -197,9 +197,12 @@ class Hosted:
 
 
 def _cannot_listen(config: ServerConfig, error: OSError) -> CannotListen:
-    listen = config.listen
-    ports = f"port {listen.port}" if len(config.ports) == 1 else f"ports {listen.port} to {config.ports[-1]}"
-    place = f"{_host(listen)} {ports}" if listen.uds is None else listen.uds
+    listen, ports = config.listen, config.ports
+    if listen.uds is not None:
+        place = listen.uds
+    else:
+        numbers = f"port {listen.port}" if len(ports) == 1 else f"ports {listen.port} to {ports[-1]}"
+        place = f"{_host(listen)} {numbers}"
     place += f" or {listen.admin_port}" if listen.admin_port else ""
     hint = ""
     if error.errno == errno.EMFILE:
