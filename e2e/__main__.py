@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e import cache, diagnostics, shell
-from e2e.build import binaries
+from e2e.build import binaries, inference_extension
+from e2e.ext_proc import environment
+from e2e.images import epp
 from e2e.images.build import NAMES, Images, version
 from e2e.kind import engine
 from e2e.kind.cluster import TOOLS, Cluster, default_workers
@@ -53,6 +55,7 @@ def main(arguments: list[str]) -> int:
     images = Images(os.environ.get("IMAGE_PREFIX", ""))
     keep = os.environ.get("KEEP") == "1"
     cache.remove(OUT)
+    environment.python()  # from where the tests run pip may reach nothing
     with _given(keep) if os.environ.get("KUBECONFIG") else _kind(images, keep) as target:
         try:
             _install(target, images)
@@ -69,7 +72,8 @@ def main(arguments: list[str]) -> int:
 def _given(keep: bool) -> Iterator[Target]:
     """The cluster of KUBECONFIG. The release is taken off again if it was not there before."""
     path = os.pathsep.join([str(binaries.ensure(TOOLS)), os.environ.get("PATH", os.defpath)])
-    target = Target(os.environ | {"PATH": path})
+    picker = {"GHOSTFLEET_EPP_IMAGE": os.environ.get("GHOSTFLEET_EPP_IMAGE", epp.PUBLIC)}
+    target = Target(os.environ | {"PATH": path} | picker)
     ours = not target.has_release()
     try:
         yield target
@@ -88,8 +92,8 @@ def _kind(images: Images, keep: bool) -> Iterator[Target]:
         cluster = Cluster(engine.choose())
         try:
             cluster.up(default_workers())
-            cluster.load([images.archive(which) for which in NAMES])
-            yield Target(cluster.environment(), cluster.command())
+            cluster.load([*(images.archive(which) for which in NAMES), epp.ensure()])
+            yield Target(dict(cluster.environment()) | {"GHOSTFLEET_EPP_IMAGE": epp.NAME}, cluster.command())
         finally:
             if keep:
                 shell.say("kept the cluster: python3 -m e2e.kind with COMMAND, python3 -m e2e.kind down")
@@ -100,7 +104,10 @@ def _kind(images: Images, keep: bool) -> Iterator[Target]:
 
 def _install(target: Target, images: Images) -> None:
     there = target.has_release()
+    # Definitions first: what is there when the operator starts is watched.
+    target.run("kubectl", "apply", "--server-side", "-f", str(inference_extension.definitions()))
     command = ["helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"]
+    command += ["--set", "inferencePools=true"]
     if images.prefix:
         for which, value in IMAGE_VALUES.items():
             repository, _, tag = images.name(which).rpartition(":")

@@ -6,7 +6,9 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -42,8 +44,12 @@ class Kubectl:
     def node_url(self, service: str) -> str:
         """Base URL of a Service of type NodePort, as clients outside of the cluster have it."""
         port = self.get("service", service)["spec"]["ports"][0]["nodePort"]
+        return f"http://{self.node_address()}:{port}"
+
+    def node_address(self) -> str:
+        """Address of a node, on which ports of Services of type NodePort are."""
         addresses = self.items("nodes")[0]["status"]["addresses"]
-        return f"http://{next(found['address'] for found in addresses if found['type'] == 'InternalIP')}:{port}"
+        return str(next(found["address"] for found in addresses if found["type"] == "InternalIP"))
 
     def apply(self, *objects: Object) -> None:
         """Server-side apply, with unknown fields refused."""
@@ -51,7 +57,7 @@ class Kubectl:
         self("apply", "--server-side", "--validate=strict", "-f", "-", text=text)
 
 
-def until(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
+def until(what: str, look: Callable[[], T | None], seconds: float = 120) -> T:
     """What `look` returns once that is true; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not (found := look()):
@@ -61,10 +67,20 @@ def until(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
     return found
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--epp", type=Path, metavar="PATH", help="an endpoint picker of llm-d-router, for tests with one")
+
+
 @pytest.fixture(scope="module")
 def kubectl(request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """kubectl in a namespace of the module's own."""
-    name = request.module.__name__.rpartition(".")[2].replace("test_", "e2e-").replace("_", "-")
+    with namespace(request.module.__name__.rpartition(".")[2].replace("test_", "e2e-").replace("_", "-")) as found:
+        yield found
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[Kubectl]:
+    """kubectl in a new namespace, until the block ends."""
     found = Kubectl(name)
     subprocess.run(["kubectl", "delete", "namespace", name, "--ignore-not-found", "--wait"], check=True, timeout=180)
     labels = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}

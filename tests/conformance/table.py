@@ -27,10 +27,11 @@ SECTIONS: Final = {
     "6": "Start and end",
     "8": "What benchmarks and routers rely on",
     "Versions": "Version boundaries",
+    "Pickers": "What endpoint pickers rely on",
 }
 
 _API, _PROTOCOL, _ENGINE = "tests/simulator/api/", "tests/simulator/protocol/", "tests/simulator/engine/"
-_EVENTS = "tests/simulator/kv_events/"
+_EVENTS, _SCHEDULERS = "tests/simulator/kv_events/", "e2e/schedulers/"
 ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         "1a",
@@ -91,6 +92,22 @@ ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
     ("5", "where LoRA adapters lie, and who waits while one is loaded", _ENGINE + "test_adapters.py"),
     ("5", "nobody starves, whatever the policy", _ENGINE + "test_starvation.py::test_no_sequence_starves"),
     ("Versions", "every other boundary, metrics included", "tests/simulator/test_versions.py"),
+    ("Pickers", "a pod that is not Ready, killed or scaled away is no endpoint", _SCHEDULERS + "test_membership.py"),
+    ("Pickers", "decisions by `vllm:num_requests_waiting`", _SCHEDULERS + "test_queue.py"),
+    ("Pickers", "decisions by `vllm:num_requests_running`", _SCHEDULERS + "test_running.py"),
+    ("Pickers", "decisions by `vllm:kv_cache_usage_perc`", _SCHEDULERS + "test_kv_usage.py"),
+    ("Pickers", "block size and number of blocks from `vllm:cache_config_info`", _SCHEDULERS + "test_prefix.py"),
+    ("Pickers", "decisions by `vllm:lora_requests_info`, and without it", _SCHEDULERS + "test_lora.py"),
+    ("Pickers", "a full pool sheds requests of negative priority", _SCHEDULERS + "test_shedding.py"),
+    ("Pickers", "usage of answers, streamed and whole, and streams that break off", _SCHEDULERS + "test_usage.py"),
+    ("Pickers", "a server that turns slow loses its share and gets it back", _SCHEDULERS + "test_hot_reload.py"),
+    ("Pickers", "file discovery: ports as strings, replaced by rename", _SCHEDULERS + "test_file_discovery.py"),
+    (
+        "Pickers",
+        "no label `llm-d.ai/role` is ever empty",
+        "tests/operator/plan/test_kubernetes.py::test_a_role_is_a_label_of_the_pods_and_never_an_empty_one",
+    ),
+    ("Pickers", "an `InferencePool` is as its definition has it", "tests/operator/plan/test_inference_pool.py"),
     ("6", "log of a start, sockets, signals, drain and abort", _PROTOCOL + "test_lifecycle.py"),
 )
 """Section, statement, and the test or file of tests that shows it."""
@@ -198,7 +215,7 @@ def page() -> str:
     parts = [_HEAD.format(tests=TESTS)]
     for section, title in SECTIONS.items():
         if rows[section]:
-            number = "" if section == "Versions" else f"{section} "
+            number = f"{section} " if section[0].isdigit() else ""
             parts.append(
                 f"## {number}{title}\n\n| statement | shown by |\n| --- | --- |\n" + "\n".join(rows[section]) + "\n"
             )
