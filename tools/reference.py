@@ -12,7 +12,19 @@ from ghostfleet_operator.kinds.schema import fields, structural
 from ghostfleet_simulator.arguments import PROCESS_OPTIONS, Setting, settings
 from ghostfleet_simulator.config import LIVE_FIELDS, ServerConfig
 from ghostfleet_simulator.llmd.settings import SETTINGS, shown_default
-from ghostfleet_simulator.metrics import http, lora, offload, own, process, sglang, sleep, tensorrt_llm, triton, vllm
+from ghostfleet_simulator.metrics import (
+    http,
+    lora,
+    offload,
+    own,
+    process,
+    sglang,
+    sleep,
+    tensorrt_llm,
+    transfer,
+    triton,
+    vllm,
+)
 from ghostfleet_simulator.metrics.families import Family, Kind
 from ghostfleet_simulator.metrics.render import bound_text
 
@@ -318,7 +330,8 @@ def metrics() -> str:
     """The page of the metrics."""
     return _NOTICE + _METRICS.format(
         engine=_table(
-            [*_families(vllm), *_families(lora), *_families(offload), *_families(sleep)], ("model_name", "engine")
+            [*_families(vllm), *_families(lora), *_families(offload), *_families(transfer), *_families(sleep)],
+            ("model_name", "engine"),
         ),
         sglang=_table(_families(sglang), ("model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank")),
         tensorrt_llm=_table(_families(tensorrt_llm), ("model_name", "engine_type")),

@@ -38,6 +38,7 @@ from ghostfleet_simulator.config import (
 )
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.files import read_mapping
+from ghostfleet_simulator.kv_transfer_flag import kv_transfer_of
 from ghostfleet_simulator.llmd.fake_metrics import fake_metrics
 from ghostfleet_simulator.llmd.settings import LlmdSettings
 from ghostfleet_simulator.lora_modules import adapters_of
@@ -45,6 +46,7 @@ from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, valida
 
 _HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
 _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False, "": None}
+_KV_TRANSFER: Final = "kv-transfer-config"
 _VLLM_SEED: Final = "PYTHONHASHSEED"
 _VLLM_VARIABLES: Final = {
     _VLLM_SEED: "hash-seed",
@@ -52,6 +54,9 @@ _VLLM_VARIABLES: Final = {
     "VLLM_API_KEY": "api-key",
     "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES": "kv-events-int-block-hashes",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "allow-runtime-lora-updating",
+    "VLLM_NIXL_SIDE_CHANNEL_HOST": "kv-side-channel-host",
+    "VLLM_NIXL_SIDE_CHANNEL_PORT": "kv-side-channel-port",
+    "VLLM_MOONCAKE_BOOTSTRAP_PORT": "kv-bootstrap-port",
 }
 """Variables that vLLM reads; an empty one says something only of the seed."""
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -139,12 +144,14 @@ def load(argv: Sequence[str], environ: Mapping[str, str], base: Mapping[str, Any
             warnings.append(f"{value.source} has no effect: {file.path} is a document, which sets {setting.dotted}")
             continue
         try:
-            converted = _block(value) if setting.block else _converted(setting, value, warnings)
+            converted = _block(setting, value, warnings) if setting.block else _converted(setting, value, warnings)
         except InvalidInput as error:
             problems += error.problems
             continue
         if converted is not None:
             _place(tree, setting.path, converted)
+        if flag == _KV_TRANSFER and (name := _object(value).get("engine_id")) is not None:
+            _place(tree, known[f"{flag}.engine_id"].path, name)
     try:
         _inject(tree, given, file, warnings)
         _fake(tree, given, file, warnings)
@@ -311,8 +318,10 @@ def _object(given: _Given) -> dict[str, Any]:
     return found
 
 
-def _block(given: _Given) -> dict[str, Any] | None:
+def _block(setting: Setting, given: _Given, warnings: list[str]) -> dict[str, Any] | None:
     """A block as vLLM's command line has it: a JSON object whose keys are in snake case."""
+    if setting.flag == _KV_TRANSFER:
+        return kv_transfer_of(_object(given), given.source, warnings) or None
     return {to_camel(key) if "_" in key else key: value for key, value in _object(given).items()} or None
 
 

@@ -56,7 +56,25 @@ class Conduct:
     KV cache is nearly full; before, four times the waiting and once the running."""
     balances_in_turn: bool
     """0.25: of engines that are alike another one is taken each time; before, the first."""
+    # --- prefill/decode
+    names_pulled_requests: bool
+    """0.17: NIXL's parameters have `remote_request_id`, and what a failed transfer does can be chosen."""
+    groups_pulled_blocks: bool
+    """0.20: their `remote_block_ids` are a list per group of the KV cache; before, one list."""
+    leases_blocks: bool
+    """0.23: blocks are held for a lease that heartbeats prolong, after a stop as well, and the parameters have
+    `remote_num_tokens`; before, for a fixed time, and only after an answer that ended by its length."""
+    tells_expiry: bool
+    """0.26: they have `remote_blocks_expiry_time`."""
+    tells_parallel_sizes: bool
+    """0.29: they have `dcp_size`, `pp_size` and `transfer_mode`."""
+    tells_remote_hits: bool
+    """0.33: they have `remote_registration_generation` and `remote_prefill_cached_tokens`."""
     # --- metrics
+    counts_kv_expired: bool
+    """0.17: `nixl_num_kv_expired_reqs`."""
+    counts_kv_fetches: bool
+    """0.33: `num_requests_kv_fetch_by_stage`, `nixl_num_notifications_after_expiry` and Mooncake's metrics."""
     counts_time_per_output_token: bool
     """Up to 0.12: `vllm:time_per_output_token_seconds` beside `vllm:inter_token_latency_seconds`; from 0.12 on vLLM has
     it only with `--show-hidden-metrics-for-version`, but its dashboards still look for it there."""
@@ -108,6 +126,14 @@ def conduct(version: str) -> Conduct:
         kv_replay_has_topic=release >= (0, 26),
         balances_by_flight=release >= (0, 27),
         balances_in_turn=release >= (0, 25),
+        names_pulled_requests=release >= (0, 17),
+        groups_pulled_blocks=release >= (0, 20),
+        leases_blocks=release >= (0, 23),
+        tells_expiry=release >= (0, 26),
+        tells_parallel_sizes=release >= (0, 29),
+        tells_remote_hits=release >= (0, 33),
+        counts_kv_expired=release >= (0, 17),
+        counts_kv_fetches=release >= (0, 33),
         counts_time_per_output_token=release < (0, 13),
         counts_prompt_tokens_by_source=release >= (0, 16),
         counts_prompt_tokens_recomputed=(0, 16) <= release < (0, 20),

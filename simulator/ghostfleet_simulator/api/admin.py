@@ -108,6 +108,7 @@ def _state(router: APIRouter, replica: Replica) -> None:
             "adapters": first.adapters.told(),
             "kvUsage": sum(rank["kvUsage"] for rank in ranks) / len(ranks),
             "kvEvents": ranks[0]["kvEvents"],
+            "kvTransfer": ranks[0]["kvTransfer"],
             "ranks": ranks,
         }
 
@@ -131,6 +132,7 @@ def _told(rank: Rank) -> dict[str, Any]:
         "deferred": engine.deferred,
         "kvUsage": engine.kv_usage,
         "kvEvents": publisher.told() if publisher else None,
+        "kvTransfer": rank.exchange.told() if rank.exchange else None,
     }
 
 

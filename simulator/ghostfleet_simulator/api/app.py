@@ -29,6 +29,7 @@ from ghostfleet_simulator.api.reading import BodyReader
 from ghostfleet_simulator.api.routes import information, metrics_route, of_vllm, tokenization, tokenizer_information
 from ghostfleet_simulator.api.scale_out import sagemaker, scale_out
 from ghostfleet_simulator.api.sglang.routes import sglang
+from ghostfleet_simulator.api.side_channel import side_channel, side_channels
 from ghostfleet_simulator.config import Dialect
 from ghostfleet_simulator.llmd.settings import LlmdSettings
 from ghostfleet_simulator.runtime.server import SimulatedServer
@@ -73,6 +74,8 @@ def _whole(
     app.root_path = http.root_path
     app.include_router(metrics_route(server))
     app.include_router(generation(generating))
+    if here := side_channels(server).get(server.config.listen.port):
+        app.include_router(side_channel(here))
     match server.config.engine.dialect:
         case Dialect.VLLM:
             _vllm(app, server, generating, reader, load)

@@ -31,7 +31,10 @@ _ENDPOINTS: Final = {path.encode(): endpoint for endpoint, path in _PATHS.items(
 _MOST_BYTES: Final = 8 * 1024
 """Bodies from this size on are read by a thread (`api.reading`)."""
 _UNUSUAL: Final = frozenset(
-    (b"origin", b"x-vllm-priority", b"x-session-id", b"x-data-parallel-rank", b"endpoint-load-metrics-format")
+    (
+        *(b"origin", b"x-vllm-priority", b"x-session-id", b"x-data-parallel-rank"),
+        *(b"endpoint-load-metrics-format", b"x-cache-threshold-finish-reason"),
+    )
 )
 """Headers that ask for more than an answer."""
 _VARY: Final = b"vary: Origin\r\n"

@@ -6,10 +6,11 @@ renderers/online_renderer.py, renderers/params.py, sampling_params.py and v1/eng
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ghostfleet_simulator.api.errors import ApiError, bad_request, unknown_model, validation_error
 from ghostfleet_simulator.api.messages import conversation
@@ -24,10 +25,13 @@ from ghostfleet_simulator.api.requests import (
 from ghostfleet_simulator.api.sampling import is_greedy, late_problem, verified
 from ghostfleet_simulator.config import Api, ServerConfig
 from ghostfleet_simulator.runtime.adapters import AdapterNames
-from ghostfleet_simulator.runtime.work import Details, Kind, Prompt, Work
+from ghostfleet_simulator.runtime.work import Details, Elsewhere, Kind, Prompt, Work
 from ghostfleet_simulator.text.chat import ChatError
 from ghostfleet_simulator.text.tokenizer import NotText, Tokenizer
 from ghostfleet_simulator.versions import NEWEST, Conduct, conduct
+
+_BOOTSTRAP: Final = ("bootstrap_host", "bootstrap_port", "bootstrap_room")
+"""SGLang's."""
 
 
 def _random_id() -> str:
@@ -120,8 +124,8 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
         reporting=reporting(request.session_id, request.vllm_xargs, headers),
         # What is found in the cache is not computed, and so has no logprobs.
         reads_prefix_cache=details.prompt_logprobs is None,
-        remote_prefill=prefilled_elsewhere(request.kv_transfer_params),
         rank=asked_rank(headers),
+        elsewhere=elsewhere(request, request.kv_transfer_params, headers),
         rejection=_late(request, facts, headers, [token_ids]),
     )
 
@@ -168,8 +172,8 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
         reporting=reporting(request.session_id, request.vllm_xargs, headers),
         # What is found in the cache is not computed, and so has no logprobs.
         reads_prefix_cache=details.prompt_logprobs is None,
-        remote_prefill=prefilled_elsewhere(request.kv_transfer_params),
         rank=asked_rank(headers),
+        elsewhere=elsewhere(request, request.kv_transfer_params, headers),
         rejection=_late(request, facts, headers, tokens),
     )
 
@@ -347,9 +351,18 @@ def _priority(request: GenerationRequest, headers: Mapping[str, str]) -> int:
         return request.priority
 
 
-def prefilled_elsewhere(kv_transfer_params: Any) -> bool:
-    """Whether a request says that another server computed its prompt."""
-    return isinstance(kv_transfer_params, Mapping) and bool(kv_transfer_params.get("do_remote_prefill"))
+_FORCED: Final = frozenset({"1", "t", "true"})
+"""What Go takes for true, in lower case."""
+
+
+def elsewhere(request: Any, params: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Elsewhere:
+    """What other servers have to do with a request, by its body and llm-d-inference-sim's header."""
+    share = request.cache_hit_threshold
+    if headers.get("x-cache-threshold-finish-reason", "").lower() in _FORCED:
+        share = math.inf
+    if request.bootstrap_room is not None:
+        return Elsewhere({name: getattr(request, name) for name in _BOOTSTRAP}, share)
+    return Elsewhere(params, share)
 
 
 def asked_rank(headers: Mapping[str, str]) -> int | None:

@@ -210,6 +210,11 @@ class GenerationRequest(_Body):
     vllm_xargs: dict[str, str | int | float | list[str | int | float]] | None = None
     repetition_detection: RepetitionDetectionParams | None = None
     stream_interval: Annotated[int, Field(ge=1)] | None = None
+    # Beyond vLLM 0.33: llm-d's, and SGLang's, whose server gets the same request on both sides.
+    cache_hit_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    bootstrap_host: Any = None
+    bootstrap_port: Any = None
+    bootstrap_room: Any = None
 
 
 class ChatCompletionRequest(GenerationRequest):

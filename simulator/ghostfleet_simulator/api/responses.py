@@ -49,6 +49,8 @@ class Choice:
     told: Told = NOTHING
     prompt_logprobs: bytes = b"null"
     """As JSON; that of a chat is its first choice's."""
+    kv_transfer_params: bytes = b"null"
+    """As JSON; that of a request is its first choice's."""
 
 
 class Usage(NamedTuple):
@@ -117,7 +119,7 @@ def _chat_body(
     return (
         b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[%b],"service_tier":null,'
         b'"system_fingerprint":%b,"usage":%b,"prompt_logprobs":%b,"prompt_token_ids":%b,"prompt_text":%b,'
-        b'"kv_transfer_params":null,"ec_transfer_params":null,"metrics":%b}'
+        b'"kv_transfer_params":%b,"ec_transfer_params":null,"metrics":%b}'
         % (
             _encode(work.id),
             created,
@@ -127,6 +129,7 @@ def _chat_body(
             _whole_usage(usage),
             choices[0].prompt_logprobs,
             *_chat_prompt(work, work.prompts[0]),
+            choices[0].kv_transfer_params,
             _encode(times),
         )
     )
@@ -161,7 +164,7 @@ def _completion_body(
     )
     return (
         b'{"id":%b,"object":"text_completion","created":%d,"model":%b,"choices":[%b],"service_tier":null,'
-        b'"system_fingerprint":%b,"usage":%b,"kv_transfer_params":null,"ec_transfer_params":null,"metrics":%b}'
+        b'"system_fingerprint":%b,"usage":%b,"kv_transfer_params":%b,"ec_transfer_params":null,"metrics":%b}'
         % (
             _encode(work.id),
             created,
@@ -169,6 +172,7 @@ def _completion_body(
             answers,
             _encode(fingerprint),
             _whole_usage(usage),
+            choices[0].kv_transfer_params,
             _encode(times),
         )
     )
@@ -236,11 +240,12 @@ class Chunks:
         stop_reason: int | str | None,
         completion_tokens: int,
         told: Told = NOTHING,
+        kv_transfer_params: bytes = b"null",
     ) -> bytes:
         """The chunk that ends the answer, with the last of its text; the prompt alone where no answer was wanted."""
         if self._work.prompt_only:
             fragment = self.prefix
-        return b'%b%b%b]%b%b,"kv_transfer_params":null}\n\n' % (
+        return b'%b%b%b]%b%b,"kv_transfer_params":%b}\n\n' % (
             self.head,
             fragment,
             self._finished
@@ -248,6 +253,7 @@ class Chunks:
             self._running_usage(completion_tokens),
             # The fingerprint stands in the last chunk of a stream, and with usage that is the usage's own.
             b"" if self._work.include_usage else self._fingerprint,
+            kv_transfer_params,
         )
 
     def usage(self, usage: Usage, times: Times | None = None) -> bytes:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.admission import refused_prompt
-from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.errors import ApiError, internal_error
 from ghostfleet_simulator.api.injected import RawHeaders
 from ghostfleet_simulator.api.keep_alive import KeepAlive
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import Connection, connection_of
 from ghostfleet_simulator.api.responses import DONE, NOTHING, Chunks, Told, chunks_for, escaped
-from ghostfleet_simulator.api.telling import Teller, teller_for, times_of, usage_of
+from ghostfleet_simulator.api.telling import Teller, teller_for, times_of, transfer_of, usage_of
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
@@ -55,6 +56,7 @@ class StreamedChoice:
         "_seq",
         "_tail",
         "_teller",
+        "_transfer",
         "chunks",
     )
 
@@ -69,6 +71,7 @@ class StreamedChoice:
         opening: Callable[[], bytes],
         detokenizer: Detokenizer | None,
         teller: Teller | None,
+        transfer: Callable[[Sequence], bytes],
         *,
         interval: int,
         plain: bool,
@@ -79,6 +82,7 @@ class StreamedChoice:
         they differ in nothing but their text; else a chunk has `interval` tokens at least. A choice that `merges` waits
         for the tokens that come at the same moment.
         """
+        self._transfer = transfer
         self._teller = teller
         self._interval = interval
         self._generation = generation
@@ -133,7 +137,9 @@ class StreamedChoice:
     def _end(self, fragment: bytes, sent: int) -> None:
         seq = self._seq
         reason, told = seq.finish_reason or "stop", self._told(sent)
-        self._frame(self.chunks.finish(fragment, reason, seq.stop_reason, seq.produced, told))
+        if reason != "error":  # what failed is told in a frame of its own, behind all answers
+            transfer = self._transfer(seq)
+            self._frame(self.chunks.finish(fragment, reason, seq.stop_reason, seq.produced, told, transfer))
         self._generation.ended(seq)
 
     def _told(self, start: int) -> Told:
@@ -187,14 +193,23 @@ def streamed(
         opening,
         stops,
         teller_for(work, prompt, server),
+        partial(transfer_of, server=server),
         interval=work.details.interval,
         plain=stops is None and work.details.plain and not work.continuous_usage,
         merges=merges and stops is None,
     )
 
 
+def _error_frame(work: Work, error: Exception) -> bytes:
+    if not isinstance(error, ApiError):
+        raise error
+    return error.chat_frame() if work.kind is Kind.CHAT else error.completion_frame()
+
+
 def stream_end(server: SimulatedServer, work: Work, chunks: Chunks, generation: Generation) -> bytes:
     """What comes behind the last choice; any choice's `chunks` can write it."""
+    if any(seq.finish_reason == "error" for seq in generation.sequences):
+        return _error_frame(work, internal_error()) + DONE
     if not work.include_usage:
         return DONE
     return chunks.usage(usage_of(work, generation, server), times_of(generation, server)) + DONE
@@ -225,7 +240,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         rejection = self._work.rejection or refused_prompt(self._server, self._work)
         if rejection is not None:
-            await send({"type": "http.response.body", "body": self._rejected(rejection) + DONE})
+            await send({"type": "http.response.body", "body": _error_frame(self._work, rejection) + DONE})
             return
         mishap = self._mishap
         line = connection if mishap is None else mishap.streamed(connection)
@@ -291,8 +306,3 @@ class EventStream(Response):
             return sum(seq.produced for seq in generation.sequences)
 
         return KeepAlive(seconds, line.send, progress)
-
-    def _rejected(self, error: Exception) -> bytes:
-        if not isinstance(error, ApiError):
-            raise error
-        return error.chat_frame() if self._work.kind is Kind.CHAT else error.completion_frame()

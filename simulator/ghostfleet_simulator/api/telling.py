@@ -10,6 +10,7 @@ import msgspec
 
 from ghostfleet_simulator.api.logprobs import AnswerLogprobs, prompt_logprobs
 from ghostfleet_simulator.api.responses import NOTHING, Told, Usage
+from ghostfleet_simulator.engine.sequence import Sequence as Answered
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
@@ -69,11 +70,12 @@ def usage_of(work: Work, generation: Generation, server: SimulatedServer) -> Usa
         return Usage(prompts, completions)
     # vLLM tells those of the first output of a stream, and of the last prompt of an answer in one piece.
     seq = generation.sequences[0 if work.stream else -1]
+    cached = seq.told_cached_tokens
     if work.kind is not Kind.CHAT:
-        return Usage(prompts, completions, seq.cached_tokens)
+        return Usage(prompts, completions, cached)
     cache = server.config.kv_cache
     full = len(seq.prompt) // cache.block_size * cache.block_size if cache.enable_prefix_caching else 0
-    return Usage(prompts, completions, seq.cached_tokens, max(0, full - seq.cached_tokens))
+    return Usage(prompts, completions, cached, max(0, full - seq.cached_tokens))
 
 
 def times_of(generation: Generation, server: SimulatedServer) -> dict[str, float | None] | None:
@@ -94,6 +96,12 @@ def times_of(generation: Generation, server: SimulatedServer) -> dict[str, float
         "tokens_per_second": seq.produced / inference_ms * 1000 if inference_ms else None,
         "speculative_decoding": None,
     }
+
+
+def transfer_of(seq: Answered, server: SimulatedServer) -> bytes:
+    """The `kv_transfer_params` of an answer, as JSON."""
+    params = server.ranks.transfer_params(seq)
+    return b"null" if params is None else _encode(params)
 
 
 def _milliseconds(begin_us: int, end_us: int) -> float | None:

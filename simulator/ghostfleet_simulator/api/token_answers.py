@@ -15,13 +15,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.admission import refused_prompt
-from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.errors import ApiError, internal_error
 from ghostfleet_simulator.api.injected import RawHeaders, cut_short
 from ghostfleet_simulator.api.logprobs import AnswerLogprobs
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import Connection, connection_of
 from ghostfleet_simulator.api.responses import DONE
-from ghostfleet_simulator.api.telling import told_of_prompt
+from ghostfleet_simulator.api.telling import told_of_prompt, transfer_of
 from ghostfleet_simulator.api.token_requests import rendered_json
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.runtime.driver import Output
@@ -124,7 +124,7 @@ class _Choice:
         self._end()
 
     def _end(self) -> None:
-        if self._answers.streams:
+        if self._answers.streams and self._seq.finish_reason != "error":
             self._answers.write(self._fields(finished=True))
         self._generation.ended(self._seq)
 
@@ -230,10 +230,15 @@ class TokenAnswers(Response):
                 mishap.close()
         if mishap is not None and await mishap.settled(send):
             return
+        if any(seq.finish_reason == "error" for seq in generation.sequences):
+            if not work.stream:
+                raise internal_error()
+            await send({"type": "http.response.body", "body": internal_error().completion_frame() + DONE})
+            return
         prompt_tokens = len(work.prompts[0].token_ids)
         usage = _usage(prompt_tokens, sum(seq.produced for seq in generation.sequences))
         if self.server.config.api.enable_prompt_tokens_details:
-            cached = generation.sequences[0].cached_tokens
+            cached = generation.sequences[0].told_cached_tokens
             usage["prompt_tokens_details"] = {"cached_tokens": cached, "created_cache_tokens": None} | {
                 "multimodal_tokens": None
             }
@@ -263,7 +268,7 @@ class TokenAnswers(Response):
             "prompt_token_ids": prompt.token_ids if work.details.token_ids else None,
             "mm_placeholders": None,
             "metrics": None,
-            "kv_transfer_params": None,
+            "kv_transfer_params": json.loads(transfer_of(self._generation.sequences[0], self.server)),
             "ec_transfer_params": None,
             "output_mode": self.mode,
             "choices": [choice.whole() for choice in choices],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StrictInt, field_validator, model_validator
@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import ApiError, bad_request, validation_error
-from ghostfleet_simulator.api.preflight import Facts, asked_rank, prefilled_elsewhere, sendable
+from ghostfleet_simulator.api.preflight import Facts, asked_rank, elsewhere, sendable
 from ghostfleet_simulator.api.reporting import reporting
 from ghostfleet_simulator.api.requests import (
     ChatCompletionNamedToolChoiceParam,
@@ -170,6 +170,10 @@ class GenerateRequest(BaseModel):
     priority: int = Field(default=0, ge=-(2**63), le=2**63 - 1)
     kv_transfer_params: dict[str, Any] | None = None
     ec_transfer_params: dict[str, Any] | None = None
+    cache_hit_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    bootstrap_host: Any = None
+    bootstrap_port: Any = None
+    bootstrap_room: Any = None
 
     @field_validator("token_ids")
     @classmethod
@@ -243,12 +247,16 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
         cache_salt=request.cache_salt,
         reporting=reporting(None, params.extra_args, headers),
         reads_prefix_cache=params.prompt_logprobs is None,
-        remote_prefill=prefilled_elsewhere(
-            request.kv_transfer_params or (params.extra_args or {}).get("kv_transfer_params")
+        elsewhere=elsewhere(
+            request, request.kv_transfer_params or _object((params.extra_args or {}).get("kv_transfer_params")), headers
         ),
         rank=asked_rank(headers),
         rejection=rejection,
     )
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
 
 
 def _rejection(

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.admission import refused_prompt
+from ghostfleet_simulator.api.errors import internal_error
 from ghostfleet_simulator.api.injected import RawHeaders, cut_short
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.protocol import connection_of
@@ -22,6 +23,7 @@ from ghostfleet_simulator.api.telling import (
     teller_for,
     times_of,
     told_of_prompt,
+    transfer_of,
     usage_of,
 )
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -75,9 +77,11 @@ class CollectedChoice:
             self._seq.finish_reason, self._seq.stop_reason = "stop", stop_string
         self._generation.ended(self._seq)
 
-    def choice(self, index: int, work: Work, prompt: Prompt, prompt_logprobs: bytes) -> Choice:
-        """The answer as choice `index` of the body."""
+    def choice(self, index: int, work: Work, prompt: Prompt, prompt_logprobs: bytes, server: SimulatedServer) -> Choice:
+        """The answer as choice `index` of the body. Raises `ApiError` where the engine could not give it."""
         seq = self._seq
+        if seq.finish_reason == "error":
+            raise internal_error()
         text = b""
         if not work.prompt_only:
             text = self._answer.text(0, seq.produced) if self._detokenizer is None else escaped(self._text)
@@ -88,6 +92,7 @@ class CollectedChoice:
             seq.stop_reason,
             NOTHING if self._teller is None else self._teller.told(self._answer.token_ids(0, seq.produced)),
             prompt_logprobs,
+            transfer_of(seq, server),
         )
 
     def _feed(self, *, finished: bool) -> str | None:
@@ -118,7 +123,10 @@ def whole_body(
     told = []
     for prompt in work.prompts:
         logprobs = told_of_prompt(work, prompt, server)
-        told += [choice.choice(index, work, prompt, logprobs) for index, choice in islice(numbered, prompt.sampling.n)]
+        told += [
+            choice.choice(index, work, prompt, logprobs, server)
+            for index, choice in islice(numbered, prompt.sampling.n)
+        ]
     usage = usage_of(work, generation, server)
     return body_of(work, told, usage, int(time.time()), server.fingerprint, times_of(generation, server))
 

@@ -71,6 +71,7 @@ from ghostfleet_simulator.config.timing import (
     StepTimeTiming,
     TableTiming,
 )
+from ghostfleet_simulator.config.transfer import PEERS, KVConnector, KVRole, KVTransfer, LoadFailurePolicy
 
 __all__ = [
     "AT_REQUESTS",
@@ -82,6 +83,7 @@ __all__ = [
     "LIVE_FIELDS",
     "METRIC_PREFIXES",
     "MOST_RANKS",
+    "PEERS",
     "TYPED_ERRORS",
     "VLLM_VERSION",
     "AnswerLength",
@@ -113,8 +115,11 @@ __all__ = [
     "HeaderMatch",
     "Http",
     "KVCache",
+    "KVConnector",
     "KVEvents",
+    "KVRole",
     "KVTier",
+    "KVTransfer",
     "LatencyCalculator",
     "LengthBucket",
     "LengthDistribution",
@@ -122,6 +127,7 @@ __all__ = [
     "Listen",
     "Live",
     "LiveConfig",
+    "LoadFailurePolicy",
     "LocalRanks",
     "LogFormat",
     "LogLevel",

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from ghostfleet_simulator.config.api import Api
-from ghostfleet_simulator.config.base import GREATEST_PORT, Flag, Live, Port, Settings, Switch, Whole, problem
+from ghostfleet_simulator.config.base import GREATEST_PORT, Flag, Live, Name, Port, Settings, Switch, Whole, problem
 from ghostfleet_simulator.config.behaviour import Answers
 from ghostfleet_simulator.config.clock import ClockSettings
 from ghostfleet_simulator.config.engine import BatchLimits, Engine, KVCache, ModelSettings, Scheduling
@@ -20,6 +20,7 @@ from ghostfleet_simulator.config.lifecycle import Lifecycle
 from ghostfleet_simulator.config.lora import Lora, check_adapter_names
 from ghostfleet_simulator.config.profile import Profile
 from ghostfleet_simulator.config.ranks import MOST_RANKS, LocalRanks
+from ghostfleet_simulator.config.transfer import BOOTSTRAP, KVTransfer
 
 
 class LogFormat(StrEnum):
@@ -54,7 +55,16 @@ class Listen(Settings):
     """Port of the admin API; without it there is none."""
 
     kv_events_port_offset: Annotated[Whole, Field(ge=0, le=60000), Flag("kv-events-port-offset")] = 0
-    """Added to the ports that `kvEvents` binds, for servers that share an address."""
+    """Added to the ports that `kvEvents` and `kvTransfer` bind, for servers that share an address."""
+
+    kv_side_channel_host: Annotated[
+        str | None, StringConstraints(min_length=1, max_length=253), Flag("kv-side-channel-host")
+    ] = None
+    """Address under which other servers find the side channel of `kvTransfer`; as a variable also
+    `VLLM_NIXL_SIDE_CHANNEL_HOST`. `POD_IP` if not given, or else `host`."""
+
+    kv_engine_id: Annotated[Name | None, Flag("kv-transfer-config.engine_id")] = None
+    """What the server calls itself to them; a random UUID if not given. A rank above 0 adds its number."""
 
     shutdown_timeout_seconds: Annotated[Whole, Field(ge=0, le=3600), Flag("shutdown-timeout")] = 0
     """Whole seconds that running requests may go on after SIGTERM; 0 aborts them at once, as vLLM does by default."""
@@ -90,6 +100,9 @@ class FixedConfig(Settings):
 
     kv_events: Annotated[KVEvents, Flag("kv-events-config")] = Field(default=KVEvents(), alias="kvEvents")
     """What the server publishes of its KV cache, and where; as a flag vLLM's JSON object."""
+
+    kv_transfer: Annotated[KVTransfer, Flag("kv-transfer-config")] = Field(default=KVTransfer(), alias="kvTransfer")
+    """KV cache between servers; as a flag vLLM's JSON object."""
 
     http: Http = Http()
     """What the serving API offers beside generation, and to whom."""
@@ -192,12 +205,13 @@ class ServerConfig(LiveConfig, FixedConfig):
             if port > GREATEST_PORT:
                 raise problem("listen.port", f"leaves no ports for {len(self.ports)} ranks")
             taken[port] = "listen.port"
-        for field, configured in self.kv_events.bound_ports.items():
-            for rank in self.ranks:
+        bound = {f"kvEvents.{field}": port for field, port in self.kv_events.bound_ports.items()}
+        for field, configured in (bound | self.kv_transfer.bound_port).items():
+            for rank in self.ranks[:1] if field == BOOTSTRAP else self.ranks:
                 port = configured + rank + self.listen.kv_events_port_offset
-                if port in taken:
-                    raise problem(f"kvEvents.{field}", f"{port} is already {taken[port]}")
-                taken[port] = f"kvEvents.{field}" + (f" of rank {rank}" if len(self.ranks) > 1 else "")
+                if port in taken and (field, taken[port]) != (BOOTSTRAP, "listen.port"):
+                    raise problem(field, f"{port} is already {taken[port]}")
+                taken[port] = field + (f" of rank {rank}" if len(self.ranks) > 1 else "")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from ghostfleet_simulator.engine.scheduler import Scheduler
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.engine.tiers import Tiers
+from ghostfleet_simulator.engine.transfer import Transfers
 
 
 class Engine:
@@ -161,6 +162,39 @@ class Engine:
         self._preempted_between += len(preempted)
         return self._scheduler.pool.reset()
 
+    # --- other servers ---------------------------------------------------------------------------
+
+    @property
+    def transfers(self) -> Transfers | None:
+        """What is held for other servers and comes from them, if there can be any."""
+        return self._scheduler.transfers
+
+    def begin_pull(self, seq: Sequence, size: int, now_us: int) -> None:
+        """Another server has begun to send `size` bytes for a sequence; they have come when a step says `arrived`.
+
+        A profile that says how long a transfer takes, whatever its size, has the last word.
+        """
+        if (transfers := self._scheduler.transfers) is None:
+            return
+        duration_us = self._pacer.transfer_us(seq)
+        if duration_us is None:
+            transfers.inbound.begin(seq, size, now_us)
+        else:
+            transfers.inbound.end_at(seq, now_us + duration_us)
+
+    def pulled(self, seq: Sequence) -> None:
+        """What another server sent is there; the next `advance` admits the sequence if it can."""
+        self._scheduler.fetched(seq)
+
+    def pull_failed(self, seq: Sequence) -> None:
+        """What another server was to send does not come: the sequence is computed here."""
+        self._scheduler.unfetched(seq)
+
+    def release(self, key: str, now_us: int) -> None:
+        """Nobody comes for what is held any more."""
+        if (transfers := self._scheduler.transfers) is not None:
+            self._scheduler.pool.give_back(transfers.release(key, now_us))
+
     def advance(self, now_us: int) -> Step:
         """Produce the tokens that are due at `now_us`, then continue prompts and admit, and say when to come back."""
         step = Step()
@@ -179,6 +213,8 @@ class Engine:
         self._aborted = False
         if scheduler.tiers is not None:
             ended = self._transfer(scheduler.tiers, step, now_us, ended=ended)
+        if (transfers := scheduler.transfers) is not None:
+            scheduler.pool.give_back(transfers.settle(now_us))
         recorded = len(events) if events else 0
         pacer.plan(step, now_us)
         if events and ended:
@@ -189,10 +225,17 @@ class Engine:
             del events[:count]
         if scheduler.tiers is not None and (tiers_us := scheduler.tiers.wake_us) is not None:
             step.wake_us = tiers_us if step.wake_us is None else min(step.wake_us, tiers_us)
+        if transfers is not None:
+            step.happened, transfers_us = transfers.take(), transfers.wake_us
+            if transfers_us is not None:
+                step.wake_us = transfers_us if step.wake_us is None else min(step.wake_us, transfers_us)
+        if scheduler.dismissed:
+            step.dismissed, scheduler.dismissed = scheduler.dismissed, []
         if scheduler.queried_tokens:
             step.queried_tokens, step.hit_tokens = scheduler.queried_tokens, scheduler.hit_tokens
             step.loaded_tokens, step.loaded_from_disk = scheduler.loaded_tokens, scheduler.loaded_from_disk
-            scheduler.queried_tokens = scheduler.hit_tokens = 0
+            step.pulled_tokens = scheduler.pulled_tokens
+            scheduler.queried_tokens = scheduler.hit_tokens = scheduler.pulled_tokens = 0
             scheduler.loaded_tokens = scheduler.loaded_from_disk = 0
         step.preempted += self._preempted_between
         self._preempted_between = 0
@@ -237,9 +280,10 @@ class Engine:
         step.tokens += due
         for seq in ended:
             self._forget(seq)
-            self._scheduler.remove(seq)
             seq.finish_reason = seq.answer.finish_reason
             seq.stop_reason = seq.answer.stop_reason
+            self._scheduler.hold(seq, now_us)
+            self._scheduler.remove(seq)
         step.finished += ended
         preempted = self._scheduler.grow(full) if full else ()
         for seq in preempted:

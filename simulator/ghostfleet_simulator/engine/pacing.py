@@ -83,6 +83,10 @@ class Pacer(ABC):
     def load(self, load: Load, now_us: int) -> int:
         """An adapter is loaded at somebody's wish and not for a sequence; when that is done."""
 
+    def transfer_us(self, seq: Sequence) -> int | None:  # noqa: ARG002 - one that asks the link does not look at it
+        """How long the KV cache of a sequence takes from another server, where the profile says so."""
+        return None
+
     @abstractmethod
     def wake_us(self) -> int | None:
         """When something is due next; None: nothing is."""

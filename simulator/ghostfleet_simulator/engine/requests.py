@@ -185,9 +185,17 @@ class RequestPacer(Pacer):
         elif stride > 1 and running * 4 < _BUSY * stride:
             self._stride = stride // 2
 
+    def transfer_us(self, seq: Sequence) -> int | None:
+        """By llm-d-inference-sim's keys, where they are set."""
+        return self._timer.transfer_us(len(seq.prompt)) if self._timer.transfers else None
+
     def _first_token_us(self, seq: Sequence, running: int) -> int:
-        if seq.remote_prefill and not seq.preemptions:  # what was transferred is lost with a preemption
-            return self._timer.transfer_us(len(seq.prompt))
+        incoming = seq.incoming
+        if incoming is not None and not seq.preemptions:  # what was transferred is lost with a preemption
+            if incoming.source is None:
+                return self._timer.transfer_us(len(seq.prompt))
+            if seq.loaded:
+                return 0
         return self._timer.first_token_us(seq.num_tokens - seq.reused, running)
 
     def _schedule(self, seq: Sequence) -> None:

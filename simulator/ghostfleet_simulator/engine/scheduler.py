@@ -22,6 +22,7 @@ from ghostfleet_simulator.engine.prefix_cache import PrefixCache
 from ghostfleet_simulator.engine.queues import WaitingQueue
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 from ghostfleet_simulator.engine.tiers import Tiers
+from ghostfleet_simulator.engine.transfer import Hold, Stage, Transfers
 
 
 class Scheduler:
@@ -52,6 +53,8 @@ class Scheduler:
         """Where blocks are offloaded to, if anywhere."""
         if self._cache is not None:
             self._cache.tiers = self.tiers
+        self.transfers = Transfers(config.kv_transfer) if config.kv_transfer.with_peers else None
+        """What is held for other servers and comes from them, if there can be any."""
         self._by_priority = scheduling.policy is SchedulingPolicy.PRIORITY
         self._chunked = scheduling.enable_chunked_prefill
         self._threshold = scheduling.long_prefill_token_threshold
@@ -71,7 +74,9 @@ class Scheduler:
         self.running: dict[Sequence, None] = {}
         """In the order of admission."""
         self.loading: dict[Sequence, None] = {}
-        """Those that wait for blocks from a tier; they have a place for them."""
+        """Those that wait for blocks from a tier or from another server; they have a place for them."""
+        self.dismissed: list[Sequence] = []
+        """Those that were not served because too little of their prompt is cached, since the caller emptied this."""
         self.fetching = 0
         """Waiting sequences that the last pass over the queue passed over because of blocks on their way."""
         self.prefilling: dict[Sequence, None] = {}
@@ -84,6 +89,8 @@ class Scheduler:
         """Those of them that were there. Neither counts the readmission of a preempted sequence."""
         self.loaded_tokens = self.loaded_from_disk = 0
         """Tokens of sequences that were admitted that came from a tier, and those of them that were on disk only."""
+        self.pulled_tokens = 0
+        """Tokens of sequences that were looked up that another server is to send."""
 
     def fits(self, seq: Sequence) -> bool:
         """Whether the sequence could run to its end if it were alone; its last token is never computed."""
@@ -106,6 +113,8 @@ class Scheduler:
     def add(self, seq: Sequence, now_us: int) -> None:
         """Queue a sequence."""
         seq.queued_us = now_us
+        if self.transfers is not None:
+            self.transfers.enter(seq)
         self.waiting.add(seq)
         self._all_deferred = False
 
@@ -121,13 +130,18 @@ class Scheduler:
                 self._cache.store(seq, seq.num_tokens - 1)
             self._release(seq)
         elif seq.status is not Status.FINISHED:
+            on_their_way = False
             if seq.status is Status.LOADING:
                 del self.loading[seq]
+                on_their_way = seq.incoming is not None and seq.incoming.stage is Stage.IN_PROGRESS
             else:
                 self.waiting.remove(seq)
             self.deferred.discard(seq)
-            self.pool.give_back(seq.blocks)
-            seq.blocks = []
+            if self.transfers is not None:
+                self.transfers.move(seq, None)
+            if not on_their_way:  # what comes from another server is written until it says that it is done
+                self.pool.give_back(seq.blocks)
+                seq.blocks = []
         seq.status = Status.FINISHED
 
     def grow(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -192,24 +206,26 @@ class Scheduler:
                 continue
             held = len(seq.blocks)  # by one whose blocks came from a tier
             found = self._cache.find(seq) if self._cache is not None and seq.reads_prefix_cache and not held else []
-            reused = (held or len(found)) * self.block_size
+            # What came from another server may be the whole prompt, whose last token is computed all the same.
+            reused = min((held or len(found)) * self.block_size, seq.num_tokens - 1)
+            pulls = seq.incoming is not None and seq.incoming.stage is Stage.WAITING_TO_START
+            if seq.min_cached_share and self._dismiss(seq, seq.num_tokens if pulls else reused):
+                continue
             chunk = min(seq.num_tokens - reused, limit)
-            if chunk > budget:
+            if chunk > budget and not pulls:
                 if not self._chunked:
                     break
                 chunk = budget
-            need = self._blocks_for(seq.num_tokens if self._reserve else reused + chunk) - len(found) - held
+            need = self._blocks_for(seq.num_tokens if self._reserve or pulls else reused + chunk) - len(found) - held
             spared = self._watermark if self.running else 0
             if need + pool.ownerless(found) + spared > pool.free:
                 break
-            if self.tiers is not None and seq.reads_prefix_cache and not held:
-                seq.loaded = seq.loaded_from_disk = 0
-                if self._fetch(seq, found, passed_over, self.tiers, now_us):
-                    continue
+            if not held and self._waits_for_blocks(seq, found, passed_over, now_us):
+                continue
             self.waiting.pop()
             pool.share(found)
             seq.blocks += found + pool.take(self._blocks_for(reused + chunk) - len(found) - held)
-            seq.stored, seq.computed, seq.reused = held or len(found), reused, reused
+            seq.stored, seq.computed, seq.reused = seq.stored if held else len(found), reused, reused
             if seq.reports_hits and self._cache is not None:
                 self._cache.report_found(seq, len(found))
             self._start(seq, now_us)
@@ -224,14 +240,97 @@ class Scheduler:
         return budget, admitted
 
     def fetched(self, seq: Sequence) -> None:
-        """The blocks of a sequence have come from a tier: it is the next to be admitted, and they can be found."""
-        if seq.status is not Status.LOADING or self._cache is None:
+        """The blocks of a sequence have come: it is the next to be admitted, and they can be found."""
+        if seq.status is not Status.LOADING:
+            self._bury(seq)
             return
+        if self._cache is not None:
+            self._cache.store(seq, min(len(seq.blocks) * self.block_size, seq.num_tokens))
+        if self.transfers is not None:
+            self.transfers.move(seq, Stage.COMPLETED_WAITING)
+        self._put_back(seq)
+
+    def unfetched(self, seq: Sequence) -> None:
+        """What another server was to send does not come: the sequence waits to be computed here."""
+        if self.transfers is not None:
+            self.transfers.move(seq, None)
+        seq.loaded = seq.cached_tokens = 0
+        if seq.status is not Status.LOADING:
+            self._bury(seq)
+            return
+        self.pool.give_back(seq.blocks)
+        seq.blocks, seq.stored = [], 0
+        self._put_back(seq)
+
+    def hold(self, seq: Sequence, now_us: int) -> None:
+        """A sequence has ended whose blocks another server will come for, if it ended as it should."""
+        outgoing = seq.outgoing
+        if outgoing is None or self.transfers is None or seq.finish_reason not in outgoing.reasons:
+            return
+        if self._cache is not None:
+            self._cache.store(seq, seq.num_tokens - 1)
+        outgoing.block_ids, outgoing.tokens = seq.blocks, seq.num_tokens - 1
+        self.transfers.hold(outgoing, Hold(seq.blocks, outgoing.tokens, seq.cached_tokens, now_us + outgoing.lease_us))
+        seq.blocks = []
+
+    def _bury(self, seq: Sequence) -> None:
+        """The transfer for a sequence that was aborted has ended."""
+        self.pool.give_back(seq.blocks)
+        seq.blocks = []
+
+    def _put_back(self, seq: Sequence) -> None:
         del self.loading[seq]
         seq.status = Status.PREEMPTED if seq.preemptions else Status.WAITING
-        self._cache.store(seq, len(seq.blocks) * self.block_size)
         self.waiting.put_back(seq)
         self._all_deferred = False
+
+    def _dismiss(self, seq: Sequence, cached: int) -> bool:
+        """End the sequence at the queue's head if too little of it is cached; a share is all that is looked at."""
+        if cached >= seq.min_cached_share * len(seq.prompt):
+            return False
+        self.remove(seq)
+        seq.finish_reason = "cache_threshold"
+        self.dismissed.append(seq)
+        return True
+
+    def _pull(self, seq: Sequence, found: list[int]) -> bool:
+        """Have the blocks behind those `found` come from another server; whether the sequence waits for them now.
+
+        vLLM 0.33: WAITING_FOR_REMOTE_KVS.
+        """
+        incoming, transfers = seq.incoming, self.transfers
+        if incoming is None or transfers is None:
+            return False
+        if not seq.reads_prefix_cache:
+            transfers.move(seq, None)
+            transfers.happened.refused.append(seq)
+            return False
+        self.waiting.pop()
+        self.deferred.discard(seq)
+        incoming.blocks = self._blocks_for(seq.num_tokens) - len(found)
+        self.pool.share(found)
+        seq.blocks = found + self.pool.take(incoming.blocks)
+        seq.stored, seq.status = len(found), Status.LOADING
+        local = len(found) * self.block_size
+        seq.loaded, seq.cached_tokens = seq.num_tokens - local, seq.num_tokens
+        self.loading[seq] = None
+        transfers.move(seq, Stage.IN_PROGRESS)
+        transfers.happened.wanted.append(seq)
+        if seq.preemptions == 0:
+            if self._cache is not None:
+                self.queried_tokens += seq.num_tokens
+                self.hit_tokens += local
+            self.pulled_tokens += seq.loaded
+        return True
+
+    def _waits_for_blocks(self, seq: Sequence, found: list[int], passed_over: list[Sequence], now_us: int) -> bool:
+        """Have what follows the blocks `found` come from where it is, if anywhere; whether the queue's head waits."""
+        if seq.incoming is not None and seq.incoming.stage is Stage.WAITING_TO_START:
+            return self._pull(seq, found)
+        if self.tiers is None or not seq.reads_prefix_cache:
+            return False
+        seq.loaded = seq.loaded_from_disk = 0
+        return self._fetch(seq, found, passed_over, self.tiers, now_us)
 
     def _fetch(self, seq: Sequence, found: list[int], passed_over: list[Sequence], tiers: Tiers, now_us: int) -> bool:
         """Have the blocks behind those `found` come from a tier, if any are there; whether the queue's head waits now.
@@ -271,7 +370,9 @@ class Scheduler:
             self.adapters.enter(seq.lora)
         if seq.scheduled_us < 0:
             seq.scheduled_us = now_us
-        if seq.preemptions == 0 and self._cache is not None and seq.reads_prefix_cache:
+        if seq.incoming is not None and seq.incoming.stage is not None and self.transfers is not None:
+            self.transfers.move(seq, None)
+        elif seq.preemptions == 0 and self._cache is not None and seq.reads_prefix_cache:
             seq.cached_tokens = seq.reused
             self.queried_tokens += seq.num_tokens
             self.hit_tokens += seq.reused - seq.loaded

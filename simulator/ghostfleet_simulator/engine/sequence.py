@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from ghostfleet_simulator.engine.adapters import Adapter
+from ghostfleet_simulator.engine.transfer import Incoming, Outgoing
 
 
 class Answer(Protocol):
@@ -54,7 +55,9 @@ class Sequence:
     `priority` is served first where the policy asks for it. Only sequences with the same `cache_salt` share blocks, and
     one that does not read the prefix cache is computed whole though others may use its blocks. One that `reports_hits`
     has KV events tell of the blocks that it found; they also name its `session_id`. `lora` is its adapter, which tells
-    its blocks from those of others, too. Times are microseconds of the engine's clock, -1 while they have not happened.
+    its blocks from those of others, too. Keys and values that another server computes are `incoming`, those that one
+    will come for `outgoing`. It ends unserved, with `cache_threshold`, where less than `min_cached_share` of its
+    prompt, 0 to 1, is cached. Times are microseconds of the engine's clock, -1 while they have not happened.
     `owner` belongs to the caller; the engine never looks at it.
     """
 
@@ -71,12 +74,15 @@ class Sequence:
         "first_token_us",
         "found",
         "id",
+        "incoming",
         "last_token_us",
         "loaded",
         "loaded_from_disk",
         "lora",
         "max_tokens",
+        "min_cached_share",
         "order",
+        "outgoing",
         "owner",
         "preemptions",
         "priority",
@@ -85,7 +91,6 @@ class Sequence:
         "queued_us",
         "rank",
         "reads_prefix_cache",
-        "remote_prefill",
         "reports_hits",
         "reused",
         "room",
@@ -109,7 +114,9 @@ class Sequence:
         priority: int = 0,
         cache_salt: str | None = None,
         reads_prefix_cache: bool = True,
-        remote_prefill: bool = False,
+        incoming: Incoming | None = None,
+        outgoing: Outgoing | None = None,
+        min_cached_share: float = 0,
         reports_hits: bool = False,
         session_id: str | None = None,
         lora: Adapter | None = None,
@@ -138,8 +145,8 @@ class Sequence:
         self.cache_salt = cache_salt
         self.lora = lora
         self.reads_prefix_cache = reads_prefix_cache
-        self.remote_prefill = remote_prefill
-        """Its prompt was computed by another server."""
+        self.incoming, self.outgoing = incoming, outgoing
+        self.min_cached_share = min_cached_share
         self.reports_hits = reports_hits
         self.session_id = session_id
         self.block_hashes: list[bytes] = []
@@ -149,7 +156,7 @@ class Sequence:
         self.reused = 0
         """Tokens that were in the prefix cache when it was admitted last; they are not computed."""
         self.loaded = self.loaded_from_disk = 0
-        """Those of `reused` that came from a tier beside the GPU, and those of them that were on disk only."""
+        """Those of `reused` that came from a tier or another server, and those of them that were on disk only."""
         self.cached_tokens = 0
         """Tokens that were in the prefix cache when it was first admitted."""
         self.preemptions = 0
@@ -170,6 +177,12 @@ class Sequence:
     def num_tokens(self) -> int:
         """Tokens of prompt and answer so far."""
         return len(self.prompt) + self.produced
+
+    @property
+    def told_cached_tokens(self) -> int:
+        """Cached tokens as a client is told them: where another server computed the prompt, those that it had."""
+        elsewhere = None if self.incoming is None else self.incoming.cached_tokens
+        return self.cached_tokens if elsewhere is None else elsewhere
 
     def tokens(self, begin: int, end: int) -> tuple[int, ...]:
         """Ids of the tokens from `begin` up to `end`, prompt and answer taken together."""

@@ -33,6 +33,8 @@ class SimpleTimer:
             timing.kv_cache_transfer_time_per_token.ns / 1000,
             timing.kv_cache_transfer_time_std_dev.us,
         )
+        self.transfers = bool(self._transfer[0] or self._transfer_per_token[0])
+        """Whether it says how long a transfer takes."""
         calculator = timing.latency_calculator
         self._constant = _chosen(calculator, timing.time_to_first_token, timing.time_to_first_token_std_dev)
         self._constant_transfer = _chosen(

@@ -8,6 +8,7 @@ from collections.abc import Sequence as List
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.tiers import Transfer
+from ghostfleet_simulator.engine.transfer import Happened
 
 
 class Step:
@@ -17,15 +18,18 @@ class Step:
         "cache_events",
         "cached_elsewhere",
         "cached_tokens",
+        "dismissed",
         "finished",
         "first",
         "gaps",
+        "happened",
         "hit_tokens",
         "loaded_from_disk",
         "loaded_tokens",
         "offload_failures",
         "preempted",
         "prompt_tokens",
+        "pulled_tokens",
         "queried_tokens",
         "tokens",
         "transfers",
@@ -51,12 +55,18 @@ class Step:
         """Those of `queried_tokens` that were in the prefix cache."""
         self.loaded_tokens = self.loaded_from_disk = 0
         """Those of them that came from a tier beside the GPU, and those of these that were on disk only."""
+        self.pulled_tokens = 0
+        """Those of `queried_tokens` that another server is to send."""
         self.cached_elsewhere = 0
-        """Those of `cached_tokens` that came from such a tier."""
+        """Those of `cached_tokens` that came from such a tier, or from another server."""
         self.transfers: List[Transfer] = ()
         """Transfers between such a tier and the GPU that have ended."""
         self.offload_failures = 0
         """Times that there was no room in host memory for what was to be offloaded."""
+        self.dismissed: List[Sequence] = ()
+        """Sequences that ended unserved, because too little of their prompt is cached."""
+        self.happened: Happened | None = None
+        """What happened between this server and others, where there is anything."""
         self.preempted = 0
         """Sequences that lost their blocks."""
         self.cache_events: List[CacheEvent] = ()

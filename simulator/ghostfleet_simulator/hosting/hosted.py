@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import resource
+import socket
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from ghostfleet_simulator.api.admin import build_admin
 from ghostfleet_simulator.api.app import build_app
 from ghostfleet_simulator.api.hot import Application
+from ghostfleet_simulator.api.side_channel import build_side_channel, side_channels
 from ghostfleet_simulator.bearer import Bearer
 from ghostfleet_simulator.config import Listen, ServerConfig
 from ghostfleet_simulator.document import Document
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import zmq  # loads only where KV events are published
 
 _ADMIN_SHUTDOWN_S: Final = 1
+_SIDE_SHUTDOWN_S: Final = 1
 _log = logging.getLogger("ghostfleet.serve")
 
 
@@ -107,6 +110,12 @@ class Hosted:
             patience = listen.shutdown_timeout_seconds + 5
             applications = [build_app(server, options.api_keys, options.llmd) for server in servers]
             self._apis = [(Listener(app, patience), one) for app, one in zip(applications, sockets, strict=True)]
+            self._side = [
+                (Listener(build_side_channel(exchanges), _SIDE_SHUTDOWN_S), _side_socket(stack, listen, port))
+                for server in servers
+                for port, exchanges in side_channels(server).items()
+                if port != server.config.listen.port
+            ]
             self._admin: Listener | None = None
             if admin_socket is not None:
                 self._admin_socket = admin_socket
@@ -160,9 +169,11 @@ class Hosted:
         if options.config_path is not None and self._document is not None and self._document.revision is not None:
             follower = group.create_task(follow(options.config_path, replica.offer, self._document))
         if await self._unless_told(load(replica.config)):
-            for server, (api, socket) in zip(replica.servers, self._apis, strict=True):
+            for side, opened in self._side:
+                group.create_task(side.serve_on(opened))
+            for server, (api, opened) in zip(replica.servers, self._apis, strict=True):
                 _log.info("Starting vLLM server on %s", _url(server.config.listen))
-                group.create_task(api.serve_on(socket))
+                group.create_task(api.serve_on(opened))
                 await api.listening.wait()
             replica.start()
             _log.info("Application startup complete.")
@@ -170,10 +181,8 @@ class Hosted:
             await self._told.wait()
             if self._crash_code is None:
                 await self._shut_down(listen.shutdown_timeout_seconds)
-        for api, _ in self._apis:
-            api.stop()
-        if self._admin is not None:
-            self._admin.stop()
+        for listener in self._listeners:
+            listener.stop()
         if follower is not None:
             follower.cancel()
 
@@ -190,6 +199,11 @@ class Hosted:
         _log.info("[shutdown] API server: stopping engine client mode=%s timeout=%ss", mode, grace)
         await self.replica.shut_down(grace)
         _log.info("[shutdown] API server: signalling HTTP server shutdown")
+
+    @property
+    def _listeners(self) -> list[Listener]:
+        listening = [listener for listener, _ in (*self._apis, *self._side)]
+        return listening if self._admin is None else [*listening, self._admin]
 
     def _close(self, servers: Iterable[SimulatedServer]) -> None:
         for server in servers:
@@ -208,6 +222,16 @@ def _cannot_listen(config: ServerConfig, error: OSError) -> CannotListen:
     if error.errno == errno.EMFILE:
         hint = f" (this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}; `ulimit -n` allows more)"
     return CannotListen(f"cannot listen on {error.filename or place}: {error.strerror}{hint}")
+
+
+def _side_socket(stack: ExitStack, listen: Listen, port: int) -> socket.socket:
+    """A socket for the side channel."""
+    try:
+        made = bound(listen.host, port)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {_host(listen)} port {port} (kvTransfer): {error.strerror}") from None
+    stack.callback(made.close)
+    return made
 
 
 def _host(listen: Listen) -> str:

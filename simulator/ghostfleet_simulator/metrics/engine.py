@@ -9,6 +9,7 @@ from ghostfleet_simulator.metrics.lora import LoraRequests
 from ghostfleet_simulator.metrics.measures import Measures
 from ghostfleet_simulator.metrics.offload import OffloadMetrics
 from ghostfleet_simulator.metrics.requests import RequestLog, RequestRecord
+from ghostfleet_simulator.metrics.transfer import TransferMetrics
 
 
 class EngineMetrics:
@@ -24,6 +25,7 @@ class EngineMetrics:
         measures: Measures,
         *,
         offload: OffloadMetrics | None,
+        transfers: TransferMetrics | None,
         lora: LoraRequests,
         lateness: Histogram,
         log: RequestLog,
@@ -33,6 +35,8 @@ class EngineMetrics:
         self.measures = measures
         self._model = model
         self._offload = offload
+        self.transfers = transfers
+        """What becomes of KV cache that goes between servers, where it can."""
         self._lora = lora
         self._lateness = lateness
         self._log = log
@@ -55,11 +59,15 @@ class EngineMetrics:
             measures.prefix_queries.value += step.queried_tokens
             measures.prefix_hits.value += step.hit_tokens
             measures.prefix_hits_on_device.value += step.hit_tokens
-            if self._offload is not None:
+            if self._offload is not None or self.transfers is not None:
                 measures.external_queries.value += step.queried_tokens - step.hit_tokens
-                measures.external_hits.value += step.loaded_tokens
+                measures.external_hits.value += step.loaded_tokens + step.pulled_tokens
+                p2p = self.transfers is not None and self.transfers.p2p
+                (measures.prefix_hits_on_peer if p2p else measures.prefix_hits_elsewhere).value += step.pulled_tokens
                 measures.prefix_hits_on_host.value += step.loaded_tokens - step.loaded_from_disk
                 measures.prefix_hits_on_disk.value += step.loaded_from_disk
+        if self.transfers is not None:
+            self.transfers.on_step()
         if self._offload is not None:
             self._offload.on_step(step.transfers, step.offload_failures)
         if self._lora.on:
@@ -150,7 +158,7 @@ class EngineMetrics:
                 model=seq.lora.name if seq.lora else self._model,
                 ended_at=self._now(),
                 prompt_tokens=len(seq.prompt),
-                cached_tokens=seq.cached_tokens,
+                cached_tokens=seq.told_cached_tokens,
                 completion_tokens=seq.produced,
                 queue_time=(seq.scheduled_us - seq.queued_us) / 1e6 if started else None,
                 time_to_first_token=(seq.first_token_us - seq.arrival_us) / 1e6 if spoken else None,

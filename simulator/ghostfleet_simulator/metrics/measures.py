@@ -47,6 +47,8 @@ class Measures:
     prefix_hits_on_device: Scalar = field(default_factory=Scalar)
     prefix_hits_on_host: Scalar = field(default_factory=Scalar)
     prefix_hits_on_disk: Scalar = field(default_factory=Scalar)
+    prefix_hits_on_peer: Scalar = field(default_factory=Scalar)
+    prefix_hits_elsewhere: Scalar = field(default_factory=Scalar)
     external_queries: Scalar = field(default_factory=Scalar)
     external_hits: Scalar = field(default_factory=Scalar)
     preemptions: Scalar = field(default_factory=Scalar)

@@ -20,6 +20,7 @@ from ghostfleet_simulator.metrics.process import ProcessMetrics
 from ghostfleet_simulator.metrics.render import Exposition
 from ghostfleet_simulator.metrics.requests import RequestLog, RequestRecord
 from ghostfleet_simulator.metrics.sleep import SleepOperations
+from ghostfleet_simulator.metrics.transfer import TransferMetrics, TransferSeries
 
 
 def _created_wanted() -> bool:
@@ -36,6 +37,7 @@ class ServerMetrics:
         vllm = config.engine.dialect is Dialect.VLLM
         process = ProcessMetrics(now)
         offload = OffloadSeries(now) if config.kv_cache.tiers else None
+        transfers = TransferSeries(config, now) if config.kv_transfer.with_peers else None
         self.http = HttpMetrics(now)
         self.own = OwnMetrics(__version__, now)
         self.kv_events = KVEventMetrics(now) if config.kv_events.enabled else None
@@ -56,6 +58,7 @@ class ServerMetrics:
                 model,
                 measures,
                 offload=OffloadMetrics(offload, (model, str(rank))) if offload else None,
+                transfers=TransferMetrics(transfers, (model, str(rank))) if transfers else None,
                 lora=self._lora,
                 lateness=self.own.lateness,
                 log=self.requests,
@@ -74,6 +77,7 @@ class ServerMetrics:
                 *(process.series if vllm else ()),
                 *naming.series,
                 *(offload.all if offload and vllm else ()),
+                *(transfers.all if transfers and vllm else ()),
                 *(self.http.series if vllm else ()),
                 *self.own.series,
                 *(self.kv_events.series if self.kv_events else ()),

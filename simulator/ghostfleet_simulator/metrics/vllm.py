@@ -106,12 +106,12 @@ EXTERNAL_QUERIES = _counter(
     "external_prefix_cache_queries",
     "External prefix cache queries from KV connector cross-instance cache sharing, in terms of number of queried "
     "tokens.",
-    f"{_ADMITTED} With `kvCache.tiers`: those of the queried tokens that were not on the GPU.",
+    f"{_ADMITTED} With `kvCache.tiers` or `kvTransfer`: those of the queried tokens that were not on the GPU.",
 )
 EXTERNAL_HITS = _counter(
     "external_prefix_cache_hits",
     "External prefix cache hits from KV connector cross-instance cache sharing, in terms of number of cached tokens.",
-    f"{_ADMITTED} With `kvCache.tiers`: those of them that a tier had.",
+    f"{_ADMITTED} With `kvCache.tiers` or `kvTransfer`: those of them that a tier had or another server sends.",
 )
 MM_QUERIES = _counter(
     "mm_cache_queries",
@@ -363,6 +363,8 @@ class VLLM:
             prefix_hits_on_device=tiers["device"],
             prefix_hits_on_host=tiers["host"],
             prefix_hits_on_disk=tiers["disk"],
+            prefix_hits_on_peer=tiers["p2p"],
+            prefix_hits_elsewhere=tiers["external_unspecified"],
             external_queries=external_queries,
             external_hits=external_hits,
             preemptions=preemptions,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as List
 from itertools import chain
 from typing import Final, Protocol
@@ -15,6 +15,7 @@ from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Load, Sequence, Status
 from ghostfleet_simulator.engine.step import Step
+from ghostfleet_simulator.engine.transfer import Hold
 from ghostfleet_simulator.runtime.clock import Clock
 from ghostfleet_simulator.runtime.outbox import Outbox
 
@@ -56,6 +57,19 @@ class Observer(Protocol):
         """Tokens came out this long after they had been due, the sending of them not included."""
 
 
+class Exchange(Protocol):
+    """Who sees to KV cache that comes from other servers and goes to them."""
+
+    def queued(self, seq: Sequence) -> None:
+        """A sequence was queued."""
+
+    def gone(self, seq: Sequence) -> None:
+        """A sequence is about to be aborted."""
+
+    def on_step(self, step: Step) -> None:
+        """A step was made."""
+
+
 class Driver:
     """Runs an engine on a clock and hands tokens to the outputs of their sequences."""
 
@@ -79,6 +93,7 @@ class Driver:
         self._frozen_us: int | None = None
         """Since when nothing at all is done."""
         self._closed = False
+        self._exchange: Exchange | None = None
         self._alarm = clock.alarm(self._woken)
 
     def now_us(self) -> int:
@@ -171,6 +186,8 @@ class Driver:
         for seq in sequences:
             seq.found = load
             engine.add(seq, now_us)
+            if self._exchange is not None:
+                self._exchange.queued(seq)
         if not self._paused or self._engine.running:
             self._soon(now_us)
 
@@ -192,6 +209,60 @@ class Driver:
     def prompt_done(self, n: int, most_tokens: int) -> None:
         """Said when the last of a prompt's `n` answers has ended; the longest had `most_tokens` tokens."""
         self._observer.on_prompt_done(n, most_tokens)
+
+    # --- other servers ---------------------------------------------------------------------------
+
+    @property
+    def holds(self) -> Mapping[str, Hold]:
+        """What is held for other servers, by what they ask by."""
+        transfers = self._engine.transfers
+        return {} if transfers is None else transfers.holds
+
+    def attach(self, exchange: Exchange) -> None:
+        """Say who is told of the transfers."""
+        self._exchange = exchange
+
+    def begin_pull(self, seq: Sequence, size: int) -> None:
+        """Another server has begun to send `size` bytes for a sequence."""
+        now_us = self._clock.now_us()
+        self._engine.begin_pull(seq, size, now_us)
+        self._soon(now_us)
+
+    def pulled(self, seq: Sequence) -> None:
+        """What another server sent is there."""
+        self._engine.pulled(seq)
+        self._soon(self._clock.now_us())
+
+    def pull_failed(self, seq: Sequence, *, fail: bool) -> None:
+        """What another server was to send does not come; with `fail` the sequence ends, else it is computed here."""
+        self._engine.pull_failed(seq)
+        now_us = self._clock.now_us()
+        if fail and seq.finish_reason is None:
+            self._engine.abort(seq)
+            seq.finish_reason = "error"
+            seq.owner.finish()
+            self._observer.on_finished(seq, now_us)
+        self._soon(now_us)
+
+    def send(self, key: str, size: int) -> None:
+        """Begin to send `size` bytes of what is held."""
+        now_us = self._clock.now_us()
+        if (transfers := self._engine.transfers) is not None:
+            transfers.outbound.begin(key, size, now_us)
+        self._soon(now_us)
+
+    def renew(self, keys: Iterable[str], lease_us: int) -> None:
+        """Hold these for so long from now."""
+        if (transfers := self._engine.transfers) is not None:
+            transfers.renew(keys, self._clock.now_us() + lease_us)
+
+    def release(self, key: str) -> None:
+        """Let go what is held."""
+        now_us = self._clock.now_us()
+        self._engine.release(key, now_us)
+        self._soon(now_us)
+
+    # --- settings --------------------------------------------------------------------------------
 
     def use(self, profile: Profile) -> None:
         """Have the engine take over a profile between two steps."""
@@ -218,6 +289,8 @@ class Driver:
 
     def _abort(self, seq: Sequence) -> None:
         """Take a sequence out of the engine; its blocks are free for the pass that follows at once."""
+        if self._exchange is not None:
+            self._exchange.gone(seq)
         self._engine.abort(seq)
         self._soon(self._clock.now_us())
 
@@ -260,6 +333,8 @@ class Driver:
                 seq.owner.token()
             else:
                 seq.owner.finish()
+        for seq in step.dismissed:
+            seq.owner.finish()
         return step
 
     def _hand_out_held(self, steps: List[Step]) -> None:
@@ -273,11 +348,13 @@ class Driver:
         engine, observer = self._engine, self._observer
         deferred = engine.deferred
         observer.on_step(step, now_us, engine.running, engine.waiting - deferred, deferred, engine.kv_usage)
-        if step.first or step.finished:
+        if self._exchange is not None:
+            self._exchange.on_step(step)
+        if step.first or step.finished or step.dismissed:
             there_us = self._clock.now_us()
             for seq in step.first:
                 observer.on_first_token(seq, there_us)
-            for seq in step.finished:
+            for seq in (*step.finished, *step.dismissed):
                 observer.on_finished(seq, there_us)
         if step.cache_events and self._publish is not None:
             self._publish(step.cache_events)

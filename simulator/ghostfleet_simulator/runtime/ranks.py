@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as List
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ghostfleet_simulator.config import Lora, Profile, ServerConfig
 from ghostfleet_simulator.engine.adapters import Adapter, Place
@@ -16,6 +16,7 @@ from ghostfleet_simulator.engine.balancer import Balancer
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.step import Step
+from ghostfleet_simulator.engine.transfer import Incoming
 from ghostfleet_simulator.faults.events import EventFaults
 from ghostfleet_simulator.metrics.engine import EngineMetrics
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import zmq
 
     from ghostfleet_simulator.kv_events.publisher import Publisher
+    from ghostfleet_simulator.runtime.exchange import Exchange
+    from ghostfleet_simulator.transfer.params import Roles
 
 _NEAREST_FIRST: Final = list(Place)
 
@@ -42,6 +45,8 @@ class Rank:
     metrics: EngineMetrics
     kv_events: Publisher | None
     """What publishes its KV events, where that is wanted."""
+    exchange: Exchange | None
+    """What sees to KV cache that goes to other servers and comes from them, where that can be."""
 
 
 class Ranks:
@@ -76,7 +81,11 @@ class Ranks:
                 engine = Engine(config, rank=reports.rank, entropy=os.urandom(32))
                 observer: Observer = _Watcher(reports, self._balancer, index) if self._balancer else reports
                 driver = Driver(engine, clock, observer, outbox, publisher.publish if publisher else None)
-                self._ranks.append(Rank(reports.rank, engine, driver, reports, publisher))
+                exchange = _exchange(config, driver, reports, environ)
+                if exchange is not None:
+                    driver.attach(exchange)
+                    exchange.watch(engine.transfers)
+                self._ranks.append(Rank(reports.rank, engine, driver, reports, publisher, exchange))
             stack.pop_all()  # they stay open
         self._first = self._ranks[0].number
         self._drivers = [rank.driver for rank in self._ranks]
@@ -94,10 +103,35 @@ class Ranks:
                 rank.kv_events.start()
 
     def close(self, *, abruptly: bool) -> None:
-        """Close the sockets for KV events; `abruptly`: those that are not sent yet are lost."""
+        """Close the sockets for KV events, and give up transfers; `abruptly`: events not sent yet are lost."""
         for rank in self._ranks:
+            if rank.exchange is not None:
+                rank.exchange.close()
             if rank.kv_events is not None:
                 rank.kv_events.close(abruptly=abruptly)
+
+    # --- other servers ---------------------------------------------------------------------------
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """What sees to transfers in each of the engines, if anything does."""
+        return [rank.exchange for rank in self._ranks if rank.exchange is not None]
+
+    def roles(self, params: Mapping[str, Any] | None, name: str) -> Roles:
+        """What a sequence has to do with other servers; without a connector it can only be told to pretend."""
+        exchange = self._ranks[0].exchange
+        if exchange is not None:
+            return exchange.roles(params, name)
+        return Incoming() if params and params.get("do_remote_prefill") else None, None
+
+    def transfer_params(self, seq: Sequence) -> dict[str, Any] | None:
+        """The `kv_transfer_params` of an answer."""
+        exchange = self._ranks[seq.rank - self._first].exchange
+        return None if exchange is None else exchange.protocol.answer(seq)
+
+    async def end_transfers(self) -> None:
+        """Give up what is under way."""
+        await asyncio.gather(*(exchange.stop() for exchange in self.exchanges))
 
     # --- sequences -------------------------------------------------------------------------------
 
@@ -251,6 +285,16 @@ def _balancer(config: ServerConfig, engines: int) -> Balancer | None:
     if engines == 1:
         return None
     return Balancer(engines, counts_in_flight=conduct.balances_by_flight, takes_turns=conduct.balances_in_turn)
+
+
+def _exchange(
+    config: ServerConfig, driver: Driver, reports: EngineMetrics, environ: Mapping[str, str]
+) -> Exchange | None:
+    if reports.transfers is None:
+        return None
+    from ghostfleet_simulator.runtime.exchange import Exchange  # noqa: PLC0415 - an HTTP client, only where needed
+
+    return Exchange(config, driver, reports.transfers, rank=reports.rank, environ=environ)
 
 
 def _publisher(

@@ -103,6 +103,8 @@ class SimulatedServer:
         """What the outputs of sequences send goes through it."""
         self.ranks = Ranks(config, self._clock, self.outbox, self.metrics, self._event_faults, environ, kv_context)
         """The engines."""
+        threshold = config.kv_transfer.cache_hit_threshold
+        self._least_share = 0.0 if threshold is None else float(threshold)
         self.standby = Standby(self.ranks, config.lifecycle.wake_up_duration.seconds, self.metrics.on_sleep)
         """Pause and sleep."""
         self.adapters = AdapterRegistry(config.model.aliases, self.ranks, float(config.clock.compression))
@@ -216,6 +218,8 @@ class SimulatedServer:
         generation = Generation(self.ranks, on_end)
         prompts: list[list[Sequence]] = []
         index = 0
+        elsewhere = work.elsewhere
+        least = self._least_share if elsewhere.min_cached_share is None else elsewhere.min_cached_share
         for prompt in work.prompts:
             sampling = prompt.sampling
             prompts.append([])
@@ -234,6 +238,7 @@ class SimulatedServer:
                     choice_index=choice,
                 )
                 name = prompt.id if sampling.n == 1 else f"{choice}_{prompt.id}"
+                incoming, outgoing = self.ranks.roles(elsewhere.params, name)
                 seq = Sequence(
                     name,
                     prompt.token_ids,
@@ -243,7 +248,9 @@ class SimulatedServer:
                     priority=work.priority,
                     cache_salt=work.cache_salt,
                     reads_prefix_cache=work.reads_prefix_cache,
-                    remote_prefill=work.remote_prefill,
+                    incoming=incoming,
+                    outgoing=outgoing,
+                    min_cached_share=least,
                     reports_hits=work.reporting.hits,
                     session_id=work.reporting.session_id,
                     lora=work.lora,
@@ -316,6 +323,7 @@ class SimulatedServer:
         await self.ranks.idle(grace_seconds)
         self.ranks.abort_all()
         self.held.stop()
+        await self.ranks.end_transfers()
 
     def close(self, *, abruptly: bool = False) -> None:
         """Release the clock and the sockets, what injected failures have taken, and `resources`.

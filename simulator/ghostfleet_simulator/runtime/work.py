@@ -5,7 +5,9 @@ Structs of msgspec, because a frozen dataclass of as many fields takes ten times
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 import msgspec
 
@@ -102,6 +104,15 @@ class Reporting(msgspec.Struct, frozen=True, gc=False):
     """The blocks that it finds in the prefix cache, and not only those it adds."""
 
 
+class Elsewhere(msgspec.Struct, frozen=True):
+    """What other servers have to do with a request."""
+
+    params: Mapping[str, Any] | None = None
+    """What it says of them, as its connector understands it: `kv_transfer_params`, or SGLang's `bootstrap_*`."""
+    min_cached_share: float | None = None
+    """Share of the prompt, 0 to 1, below which it is not served if no more is cached."""
+
+
 class Work(msgspec.Struct, frozen=True):
     """A checked request. Choice `i` of prompt `p` has the index `p * n + i`."""
 
@@ -131,8 +142,7 @@ class Work(msgspec.Struct, frozen=True):
     reporting: Reporting = Reporting()
     reads_prefix_cache: bool = True
     """Blocks that other sequences have computed are used."""
-    remote_prefill: bool = False
-    """The prompts were computed by another server, whose KV cache is transferred (`kv_transfer_params`)."""
+    elsewhere: Elsewhere = Elsewhere()
     rank: int | None = None
     """The engine that the request names, by its place among those of the server; otherwise the server chooses."""
     rejection: Exception | None = None

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.hosted import Host, hosting
 from tests.served import GHOSTFLEET, Serve, Served, servers
 
 __all__ = ["GHOSTFLEET", "Serve", "Served"]
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """Hosts servers with the flags given in this process; they end with the test."""
+    with hosting() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
