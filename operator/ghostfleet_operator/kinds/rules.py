@@ -111,6 +111,8 @@ SERVER_RULES: Final = (
         "self.all(key, " + " || ".join(f"key.startsWith('{prefix}')" for prefix in METRIC_PREFIXES) + ")",
         "each key is a series that begins with " + " or ".join(METRIC_PREFIXES),
     ),
+    Rule("kvTransfer", "!has(self.kvConnector) || has(self.kvRole)", "a connector needs kvRole"),
+    Rule("kvTransfer", "!has(self.kvConnector) || has(self.kvRole)", "a connector needs kvRole"),
     Rule("failures[]", "self.type != 'HTTPError' || has(self.status)", "an HTTPError needs a status"),
     Rule("failures[]", "self.type != 'KVEventDelay' || has(self.duration)", "a KVEventDelay needs a duration"),
     Rule(
@@ -169,6 +171,9 @@ SERVER_LATER: Final = (
     Later("kvCache.tiers*", "one CPU tier", "`kvCache.tiers` are one `CPU` tier, and then perhaps one `Disk` tier."),
     Later("kvCache.tiers*", "by their hashes", "`kvCache.tiers` need `kvCache.enablePrefixCaching`."),
     Later("kvCache.tiers*", "does not hold one block", "Each of `kvCache.tiers` holds at least one block."),
+    Later(
+        "kvTransfer*", "whole number of bytes|1 byte and 1024Ti", "`kvTransfer.bandwidth` is whole bytes: 1 to 1024Ti."
+    ),
     Later("kvEvents*", "is not a port", "Ports in endpoints of `kvEvents` are at most 65535."),
     Later("kvEvents*", "already the port", "`kvEvents.endpoint` and `kvEvents.replayEndpoint` have different ports."),
     Later("pod.labels", "but role is", "`pod.labels` has no `llm-d.ai/role` that contradicts `role`."),
