@@ -1,11 +1,4 @@
-<<<<<<< HEAD
 """Routers from PyPI, each in a virtual environment of its own under the cache, as processes in front of servers."""
-=======
-"""vllm-router from PyPI, in a virtual environment of its own under the cache, as a process in front of servers.
-
-`python -m tests.schedulers.routers` installs it.
-"""
->>>>>>> a6f99b5 (Show disaggregation behind vllm-router; document it, with an example)
 
 from __future__ import annotations
 
@@ -23,7 +16,6 @@ from e2e import cache, shell
 from tests.served import free_port
 
 VLLM_ROUTER: Final = "0.1.17"
-<<<<<<< HEAD
 SGLANG_ROUTER: Final = "0.3.2"
 
 
@@ -32,30 +24,15 @@ def installed(name: str = "vllm-router", version: str = VLLM_ROUTER) -> Path:
     folder = cache.root() / f"{name}-{version}"
     marker = folder / "installed"
     with cache.exclusive(name):
-=======
-
-
-def installed() -> Path:
-    """The program, installed at first use; the marker is written last, so half an install is done again."""
-    folder = cache.root() / f"vllm-router-{VLLM_ROUTER}"
-    marker = folder / "installed"
-    with cache.exclusive("vllm-router"):
->>>>>>> a6f99b5 (Show disaggregation behind vllm-router; document it, with an example)
         if not marker.exists():
             cache.remove(folder)
             try:
                 venv.create(folder, with_pip=True)
             except subprocess.CalledProcessError as error:
                 raise shell.Failure("this Python cannot make virtual environments (on Debian: python3-venv)") from error
-<<<<<<< HEAD
             shell.run([folder / "bin" / "python", "-m", "pip", "install", "-q", f"{name}=={version}"])
             marker.touch()
     return folder / "bin" / name
-=======
-            shell.run([folder / "bin" / "python", "-m", "pip", "install", "-q", f"vllm-router=={VLLM_ROUTER}"])
-            marker.touch()
-    return folder / "bin" / "vllm-router"
->>>>>>> a6f99b5 (Show disaggregation behind vllm-router; document it, with an example)
 
 
 @dataclass(frozen=True)
@@ -84,7 +61,6 @@ class Router:
 
 
 @contextmanager
-<<<<<<< HEAD
 def routing(program: Path, log: Path, *flags: str, command: tuple[str, ...] = ()) -> Iterator[Router]:
     """A router with these flags, bound to the loopback, once it is ready for requests; `command` goes before them."""
     router = Router(free_port(), free_port(), log)
@@ -94,17 +70,6 @@ def routing(program: Path, log: Path, *flags: str, command: tuple[str, ...] = ()
         process = subprocess.Popen(line, stdout=out, stderr=out)
     try:
         end = time.monotonic() + 120
-=======
-def routing(program: Path, log: Path, *flags: str) -> Iterator[Router]:
-    """A router with these flags, bound to the loopback, once it is ready for requests."""
-    router = Router(free_port(), free_port(), log)
-    bound = ("--host", "127.0.0.1", "--port", str(router.port), "--prometheus-host", "127.0.0.1")
-    command = [program, *bound, "--prometheus-port", str(router.prometheus_port), "--log-level", "info", *flags]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-    try:
-        end = time.monotonic() + 60
->>>>>>> a6f99b5 (Show disaggregation behind vllm-router; document it, with an example)
         while not _ready(router.url):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
@@ -124,10 +89,3 @@ def _ready(url: str) -> bool:
         return httpx.get(f"{url}/health").status_code == 200
     except httpx.TransportError:
         return False
-<<<<<<< HEAD
-=======
-
-
-if __name__ == "__main__":
-    installed()
->>>>>>> a6f99b5 (Show disaggregation behind vllm-router; document it, with an example)

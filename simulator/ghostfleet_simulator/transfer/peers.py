@@ -1,7 +1,7 @@
 """The client of other servers' side channels.
 
 There is no NIXL between simulated servers, so what its agents would do is said by HTTP on the address that the
-connector advertises (docs/decisions/0013-a-side-channel-in-http.md).
+connector advertises (docs/decisions/0014-a-side-channel-in-http.md).
 """
 
 from __future__ import annotations
