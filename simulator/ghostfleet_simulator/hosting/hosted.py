@@ -153,10 +153,8 @@ class Hosted:
     def crash(self, code: int) -> None:
         """What the end of a process would do to this server, and nothing to the others."""
         self._crash_code = code
-        for api, _ in self._apis:
-            api.abort()
-        if self._admin is not None:
-            self._admin.abort()
+        for listener in self._listeners:
+            listener.abort()
         # Not at once: this may be in the midst of handing out the tokens of a step.
         asyncio.get_running_loop().call_soon(self._held.close)
         self._told.set()
