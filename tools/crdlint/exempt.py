@@ -41,6 +41,7 @@ EXEMPTIONS: Final = (
     Exemption("times_have_units", "spec.api.streamInterval", "vLLM's flag --stream-interval, which counts tokens"),
     Exemption("enums_are_camel_case", "spec.kvCache.prefixCachingHashAlgo", "vLLM's values"),
     Exemption("enums_are_camel_case", "spec.kvEvents.publisher", "vLLM's values"),
+    Exemption("enums_are_camel_case", "spec.kvTransfer.*", "vLLM's values"),
     Exemption("fields_are_described", "spec.profile.*", "`kubectl explain latencyprofile.spec` tells of them"),
     Exemption("objects_in_lists_have_a_required_field", "spec.pod.tolerations[]", "a toleration as in a Pod"),
     Exemption("status_asks_for_nothing", "status", "as in Gateway API: tells from the first that nobody looked yet"),

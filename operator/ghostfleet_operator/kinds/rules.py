@@ -112,7 +112,6 @@ SERVER_RULES: Final = (
         "each key is a series that begins with " + " or ".join(METRIC_PREFIXES),
     ),
     Rule("kvTransfer", "!has(self.kvConnector) || has(self.kvRole)", "a connector needs kvRole"),
-    Rule("kvTransfer", "!has(self.kvConnector) || has(self.kvRole)", "a connector needs kvRole"),
     Rule("failures[]", "self.type != 'HTTPError' || has(self.status)", "an HTTPError needs a status"),
     Rule("failures[]", "self.type != 'KVEventDelay' || has(self.duration)", "a KVEventDelay needs a duration"),
     Rule(
