@@ -13,7 +13,7 @@ from pathlib import Path
 
 # The kernel's numbers of capabilities that such machines have been seen to lack: linux/capability.h
 KNOWN = {"CAP_SYS_MODULE": 16, "CAP_SYS_BOOT": 22, "CAP_SYS_RESOURCE": 24, "CAP_SYS_TIME": 25}
-RUNC = next(path for path in ("/usr/sbin/runc", "/usr/bin/runc") if Path(path).exists())
+PLACES = ("/usr/sbin/runc", "/usr/bin/runc")
 
 
 def missing() -> set[str]:
@@ -39,7 +39,8 @@ def main() -> None:
             path = {"--bundle": Path(value, "config.json"), "--process": Path(value)}.get(option)
             if path and path.exists():
                 reduce(path, lacking)
-    os.execv(RUNC, [RUNC, *sys.argv[1:]])
+    runc = next(path for path in PLACES if Path(path).exists())
+    os.execv(runc, [runc, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ SERVERS: list[tuple[dict[str, Any], str]] = [
         {"answers": {"length": {"distribution": "Histogram", "buckets": [{"upTo": 5, "weight": 0}]}}},
         "a histogram needs a bucket",
     ),
+    ({"kvTransfer": {"kvConnector": "NixlConnector"}}, "a connector needs kvRole"),
     ({"failures": [{"type": "HTTPError"}]}, "an HTTPError needs a status"),
     ({"failures": [{"type": "MemoryGrowth", "growth": "1Mi"}]}, "MemoryGrowth needs growth and limit"),
     ({"failures": [{"type": "KVEventDelay"}]}, "a KVEventDelay needs a duration"),

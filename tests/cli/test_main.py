@@ -78,7 +78,7 @@ def test_help_of_serve_explains_every_flag() -> None:
         (["serv"], "ghostfleet: unknown command 'serv'; did you mean 'serve'?"),
         (
             ["frobnicate"],
-            "ghostfleet: unknown command 'frobnicate'; there are serve, up, status, apply, down, operator",
+            "ghostfleet: unknown command 'frobnicate'; there are serve, up, status, apply, down, import, operator",
         ),
         (
             ["serve", "--max-num-seq", "1"],

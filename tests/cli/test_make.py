@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TARGETS = (
-    *("setup", "up", "down", "test", "check", "soak", "bench", "bench-operator"),
+    *("setup", "up", "down", "test", "check", "soak", "bench", "bench-operator", "bench-scale"),
     *("clients", "images", "crds", "e2e"),
 )
 

@@ -71,7 +71,8 @@ def _objects(schema: Schema) -> st.SearchStrategy[Any]:
     """Maps, or objects with all of the required fields and some of the others."""
     if "additionalProperties" in schema:
         keys = st.sampled_from(["app", "llm-d.ai/role", "example.com/a.b-c"])
-        return st.dictionaries(keys, instances(schema["additionalProperties"]), max_size=3)
+        least = schema.get("minProperties", 0)
+        return st.dictionaries(keys, instances(schema["additionalProperties"]), min_size=least, max_size=3)
     required = set(schema.get("required", []))
     fields = {name: instances(field) for name, field in schema["properties"].items()}
     return st.fixed_dictionaries(

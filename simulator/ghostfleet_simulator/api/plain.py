@@ -101,7 +101,8 @@ def _chat(request: _Chat, request_id: str | None, facts: Facts) -> Work | None:
 
 def _completion(request: _Completion, request_id: str | None, facts: Facts) -> Work | None:
     given = request.prompt
-    if request.echo or not given:
+    to_the_end = request.max_tokens is None and facts.settings.completions_to_the_end
+    if request.echo or not given or to_the_end:
         return None
     if isinstance(given, str):
         if len(given) > facts.max_prompt_chars:

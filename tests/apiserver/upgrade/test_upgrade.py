@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.apiserver import hollow as clusters
 from tests.apiserver.cluster import REPLICA_SET, Cluster, Json, document_of, eventually, profile, server
@@ -25,6 +25,8 @@ REPOSITORY = Path(__file__).parents[3]
 BASE = (REPOSITORY / "e2e" / "upgrade" / "BASE").read_text().strip()
 FLEET = {"inline": 2, "shared": 3}
 """Servers and their replicas."""
+HEALTH_PORT = 8081
+"""In a network namespace of the test's own."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,8 @@ def _operator(hollow: Hollow, tree: Path, folder: Path) -> Iterator[None]:
     key = folder / "key"
     key.write_text("0123456789abcdef0123456789abcdef")
     command = [sys.executable, "-m", "ghostfleet_operator.cli.main", "operator", "--key-file", str(key)]
-    command += ["--kubeconfig", str(hollow.plane.kubeconfig), "--namespace", "default", "--health-port", "8081"]
+    command += ["--kubeconfig", str(hollow.plane.kubeconfig), "--namespace", "default"]
+    command += ["--health-port", str(HEALTH_PORT)]
     path = os.pathsep.join(str(tree / part) for part in ("operator", "simulator"))
     with process(command, folder / f"operator-{tree.name}.log", {"PYTHONPATH": path}):
         yield
@@ -128,6 +131,18 @@ def _settled(cluster: Cluster) -> bool:
     return _ready(cluster)
 
 
+def _has_looked_at_all() -> bool:
+    """That the operator has made a pass over each server since it started."""
+    try:
+        metrics = httpx.get(f"http://127.0.0.1:{HEALTH_PORT}/metrics", trust_env=False).text
+    except httpx.HTTPError as error:
+        raise AssertionError(error) from None
+    begin = f'ghostfleet_operator_reconcile_total{{kind="{SERVER.name}"'
+    passes = sum(float(row.rpartition(" ")[2]) for row in metrics.splitlines() if row.startswith(begin))
+    assert passes >= len(FLEET)
+    return True
+
+
 def _kept(before: object, now: object) -> object:
     """What is left of a spec, without the defaults that newer fields add to it."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -155,7 +170,7 @@ def test_objects_survive_and_no_pod_restarts_without_need(before: Hollow, base: 
 
     _helm(before, REPOSITORY, "upgrade")
     with _operator(before, REPOSITORY, tmp_path):
-        time.sleep(3)  # what the new one does at its start
+        eventually(_has_looked_at_all, within=60)
         eventually(lambda: _settled(cluster), within=60)
 
         now = _uids(cluster)

@@ -226,7 +226,7 @@ async def test_the_state_tells_what_runs(admin: httpx.AsyncClient, server: Simul
         "promptTokens": 0,
         "generationTokens": 0,
     }
-    load = {"running": 0, "waiting": 0, "deferred": 0, "kvUsage": 0, "kvEvents": None}
+    load = {"running": 0, "waiting": 0, "deferred": 0, "kvUsage": 0, "kvEvents": None, "kvTransfer": None}
     assert state == {
         "revision": 7,
         "hash": live_hash(_config()),

@@ -15,6 +15,7 @@ from ghostfleet_simulator.config import ServerConfig, SimpleTiming
 from ghostfleet_simulator.engine.engine import Engine
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.simple import SimpleTimer
+from ghostfleet_simulator.engine.transfer import Incoming
 
 
 def timer(max_num_seqs: int = 5, **timing: Any) -> SimpleTimer:
@@ -124,7 +125,7 @@ def test_only_a_request_whose_prompt_was_computed_elsewhere_waits_for_a_transfer
     numbers = {"timeToFirstToken": "50ms", "kvCacheTransferLatency": "7ms", "interTokenLatency": "1ms", "tick": "10us"}
     tree = {"model": {"name": "m", "maxModelLen": 1024}, "profile": {"simple": numbers}}
     engine = Engine(ServerConfig.model_validate(tree))
-    here, there = (Sequence(str(way), [1] * 30, Answer(5), 0, remote_prefill=way) for way in (False, True))
+    here, there = (Sequence(str(way), [1] * 30, Answer(5), 0, incoming=way) for way in (None, Incoming()))
     for seq in (here, there):
         engine.add(seq, 0)
     assert engine.advance(0).wake_us == 7_000
