@@ -64,7 +64,7 @@ def test_a_token_that_was_cached_and_is_computed_again(version: str, recomputed:
     seq.cached_tokens = 32
     step = Step()
     step.tokens, step.first, step.prompt_tokens, step.cached_tokens = [seq], [seq], 33, 32
-    metrics.on_step(step, 0, running=1, waiting=0, deferred=0, kv_usage=0)
+    metrics.engines[0].on_step(step, 0, running=1, waiting=0, deferred=0, kv_usage=0)
     lines = metrics.render().decode().splitlines()
     told = [line.rsplit(" ", 1)[1] for line in lines if line.startswith("vllm:prompt_tokens_recomputed_total{")]
     assert told == ([] if recomputed is None else [str(recomputed)])
@@ -74,7 +74,7 @@ def test_a_token_that_was_cached_and_is_computed_again(version: str, recomputed:
 
 def test_the_old_name_tells_the_same() -> None:
     metrics = ServerMetrics(config("0.12"), with_created=False)
-    metrics.measures.inter_token_latency.observe(30_000, 3)
+    metrics.engines[0].measures.inter_token_latency.observe(30_000, 3)
     text = metrics.render().decode()
     labels = '{engine="0",model_name="m"}'
     assert f"vllm:time_per_output_token_seconds_count{labels} 3\n" in text

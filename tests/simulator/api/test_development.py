@@ -111,7 +111,7 @@ async def test_a_pause_that_keeps_freezes_what_runs_and_what_comes(dev: Running,
     await dev.client.post("/resume")
     assert (await before).json()["usage"]["completion_tokens"] == 20
     # Not all of it: tokens that were due before the pause may have been held up by the machine.
-    assert asyncio.get_running_loop().time() - resumed > 0.02 * (20 - produced) / 2
+    assert asyncio.get_running_loop().time() - resumed > 0.02 * (20 - produced) / 4
     assert (await during).json()["usage"]["completion_tokens"] == 3
 
 
