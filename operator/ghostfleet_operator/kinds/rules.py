@@ -173,6 +173,7 @@ SERVER_LATER: Final = (
     Later(
         "kvTransfer*", "whole number of bytes|1 byte and 1024Ti", "`kvTransfer.bandwidth` is whole bytes: 1 to 1024Ti."
     ),
+    Later("http.allowed*", "not a JSON list", "A list in `http` whose first word begins with `[` is a JSON list."),
     Later("kvEvents*", "is not a port", "Ports in endpoints of `kvEvents` are at most 65535."),
     Later("kvEvents*", "already the port", "`kvEvents.endpoint` and `kvEvents.replayEndpoint` have different ports."),
     Later("pod.labels", "but role is", "`pod.labels` has no `llm-d.ai/role` that contradicts `role`."),
