@@ -70,7 +70,7 @@ class ClusterLab(Lab):
             picker.until("ready_pods", len(self.pods()))
             yield picker
         finally:
-            self._kubectl("delete", "pod,service,configmap", name, "--grace-period=1", "--wait=false")
+            self._kubectl("delete", "pod,service,configmap", name, "--grace-period=1", "--ignore-not-found")
 
     def _url(self, pod: str, port: int) -> str:
         """Base URL of a port of a pod, by way of the API server: pods have addresses inside of the cluster only."""
