@@ -30,6 +30,8 @@ _OPERATORS: Final = {
     **dict.fromkeys(("securityContext", "serviceAccountName", "automountServiceAccountToken"), "the operator's"),
 }
 _ROLES: Final = {role.label: role for role in Role if role.label}
+_SPLIT: Final = {"prefill", "decode", "both"}
+"""Of the parts of a role's label: those of servers that do one leg of a request."""
 _PROBES: Final = ("livenessProbe", "readinessProbe", "startupProbe")
 _IN_CONTAINER: Final = frozenset(
     {"name", "image", "imagePullPolicy", "command", "args", "env", "envFrom", "ports", "resources", "volumeMounts"}
@@ -103,6 +105,9 @@ def server_of(raw: Mapping[str, Any], place: str, maps: Maps, report: Report, wa
     if role := _ROLES.get(labels.get(ROLE_LABEL, "")):
         spec["role"] = role.value
         del others[ROLE_LABEL]
+    if _SPLIT & set(labels.get(ROLE_LABEL, "").split("-")):
+        text = "prefill and decode: servers fetch KV cache from each other for real; see docs/disaggregation.md"
+        report.add(place, Verdict.APPROXIMATED, text)
     own = _below(raw, "metadata")
     spec["pod"] = {
         **({"labels": others} if others else {}),

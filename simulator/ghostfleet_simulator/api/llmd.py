@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from ghostfleet_simulator.api.errors import bad_request
+from ghostfleet_simulator.api.side_channel import side_channels
 from ghostfleet_simulator.config import TYPED_ERRORS, Backend
 from ghostfleet_simulator.llmd.fake_metrics import fake_metrics
 from ghostfleet_simulator.llmd.load import DEV_MODE
@@ -129,12 +130,16 @@ def llmd_routes(server: SimulatedServer, start: LlmdSettings | None) -> APIRoute
         """Whether the server should get traffic; the body is empty."""
         return Response(status_code=503 if server.unready else 200)
 
-    engines = {str(rank): {"engine_id": str(uuid.uuid4())} for rank in range(server.config.data_parallel_size)}
+    if server.config.listen.port not in side_channels(server):
 
-    @router.get("/query")
-    async def query() -> JSONResponse:
-        """What Mooncake's bootstrap tells of the engines; stable as long as the process."""
-        return JSONResponse(engines)
+        made_up = {str(rank): {"engine_id": str(uuid.uuid4())} for rank in range(server.config.data_parallel_size)}
+
+        @router.get("/query")
+        async def query() -> JSONResponse:
+            """What Mooncake's bootstrap, where it is not at this port itself, tells of the engines."""
+            exchanges = server.ranks.exchanges
+            own = {str(one.rank): {"engine_id": one.protocol.engine_id} for one in exchanges}
+            return JSONResponse(own or made_up)
 
     if not server.config.http.development_mode:
         for path in ("/sleep", "/wake_up"):

@@ -124,6 +124,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> flags.LoadedConfig:
         # It overlooks the number of ranks then; here there are some, if this is one of them.
         tree["dataParallelSize"] = max(settings.data_parallel_size, settings.data_parallel_rank + 1, 2)
         tree["localRanks"] = {"rank": settings.data_parallel_rank}
+    tree["kvTransfer"]["sideChannelPort"] = side_channel_port(settings.port)
     tree.setdefault("seed", secrets.randbits(63))
     taken = {f"GHOSTFLEET_{name.upper().replace('-', '_')}" for name in SETTINGS} | {DEV_MODE, HASH_SEED}
     taken |= {"GHOSTFLEET_CONFIG"}
@@ -137,6 +138,12 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> flags.LoadedConfig:
     if found.verbosity is not None and found.verbosity >= 4:
         options = replace(options, log_level=LogLevel.DEBUG)
     return replace(loaded, warnings=(*told, *loaded.warnings), options=options)
+
+
+def side_channel_port(port: int) -> int:
+    """Where a server with this port lets others fetch KV cache: another port for each server of a machine, and none of
+    those that the system gives out itself."""
+    return 10_000 + port % 20_000
 
 
 def _renamed(problem: Problem) -> Problem:

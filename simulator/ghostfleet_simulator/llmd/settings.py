@@ -171,7 +171,9 @@ class LlmdSettings(BaseModel):
     block_size: Annotated[Whole, _same("kvCache.blockSize")] = 16
     hash_seed: Annotated[Text, _close("kvCache.hashSeed", "block hashes are vLLM's, not FNV")] = ""
     global_cache_hit_threshold: Annotated[
-        float, Field(ge=0, le=1), _missing("requests are not turned back for a low hit rate yet")
+        float,
+        Field(ge=0, le=1),
+        _close("kvTransfer.cacheHitThreshold", "what another server is to send counts as cached, too"),
     ] = 0.0
     zmq_endpoint: Annotated[
         Text, _close("kvEvents.endpoint", "bound where it has a * or ::, as vLLM does; sequence numbers begin with 0")

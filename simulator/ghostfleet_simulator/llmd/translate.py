@@ -66,6 +66,7 @@ def tree_of(settings: LlmdSettings, *, dev_mode: bool) -> dict[str, Any]:
             "enablePromptTokensDetails": True,
             **({"enableRequestIdHeaders": True} if settings.enable_request_id_headers else {}),
         },
+        "kvTransfer": _kv_transfer(settings),
         "failureHeaders": True,
         **({"answers": {"mode": "Echo"}} if settings.mode == "echo" else {}),
         "lora": _lora(settings),
@@ -104,6 +105,14 @@ def _blocks(settings: LlmdSettings, longest: int) -> int:
     return min(max(settings.kv_cache_size, needed) + 1, _MOST_BLOCKS)
 
 
+def _kv_transfer(settings: LlmdSettings) -> dict[str, Any]:
+    # Any of its servers takes either leg of a request, and fails for none.
+    transfer = {"kvConnector": "NixlConnector", "kvRole": "kv_both", "kvLoadFailurePolicy": "recompute"}
+    if settings.global_cache_hit_threshold and settings.enable_kvcache:
+        transfer["cacheHitThreshold"] = _decimal(settings.global_cache_hit_threshold)
+    return transfer
+
+
 def _lora(settings: LlmdSettings) -> dict[str, Any]:
     lora: dict[str, Any] = {"enabled": True}
     if settings.max_loras > 1:
@@ -139,10 +148,14 @@ def _times(settings: LlmdSettings) -> dict[str, Any]:
         if field == "latencyCalculator":
             times |= {field: _CALCULATORS[value].value} if value else {}
         elif field == "timeFactorUnderLoad":
-            times |= {field: format(round(Decimal(str(value)), 9).normalize(), "f")} if value != 1 else {}
+            times |= {field: _decimal(value)} if value != 1 else {}
         elif value:
             times[field] = str(Duration(value))
     return times
+
+
+def _decimal(number: float) -> str:
+    return format(round(Decimal(str(number)), 9).normalize(), "f")
 
 
 def times_patch(settings: LlmdSettings, names: Iterable[str]) -> dict[str, Any]:
@@ -166,6 +179,9 @@ def notes(settings: LlmdSettings, *, dev_mode: bool) -> list[tuple[Fate, Problem
     if settings.enable_sleep_mode and not dev_mode:
         text = "has no effect without VLLM_SERVER_DEV_MODE=1, as in llm-d-inference-sim"
         found.append((Fate.NEEDLESS, Problem("enable-sleep-mode", text)))
+    if settings.global_cache_hit_threshold and not settings.enable_kvcache:
+        text = "has no effect without enable-kvcache, as in llm-d-inference-sim"
+        found.append((Fate.NEEDLESS, Problem("global-cache-hit-threshold", text)))
     if settings.max_model_len < _SHORTEST:
         found.append((Fate.CLOSE, Problem("max-model-len", f"is {_SHORTEST}, the least there is")))
     one = -(-max(settings.max_model_len, _SHORTEST) // settings.block_size)
@@ -193,6 +209,7 @@ def _fixed(config: ServerConfig) -> dict[str, Any]:
         "max-loras": config.lora.max_loras,
         "max-cpu-loras": config.lora.host_places,
         "enable-kvcache": config.kv_cache.enable_prefix_caching,
+        "global-cache-hit-threshold": float(config.kv_transfer.cache_hit_threshold or 0),
         **({"zmq-endpoint": events.endpoint} if events.enabled else {}),
     }
 

@@ -13,7 +13,7 @@ from ghostfleet_operator.llmd.manifests import translated
 from ghostfleet_operator.llmd.report import Report, Verdict
 from ghostfleet_simulator.problems import InvalidInput
 
-ALWAYS = ("engine", "http", "api", "failureHeaders", "lora")
+ALWAYS = ("engine", "http", "api", "failureHeaders", "kvTransfer", "lora")
 
 
 def imported(*documents: Any, container: str | None = None) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:

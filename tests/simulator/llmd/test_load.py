@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ghostfleet_simulator.flags import LoadedConfig
-from ghostfleet_simulator.llmd.load import load
+from ghostfleet_simulator.llmd.load import load, side_channel_port
 from ghostfleet_simulator.problems import InvalidInput
 
 POD = {"POD_IP": "10.1.2.3", "POD_NAME": "p", "POD_NAMESPACE": "ns"}
@@ -18,6 +18,7 @@ ALWAYS = {
     "http": {"llmdSimRoutes": True, "allowRuntimeLoraUpdating": True},
     "api": {"completionsToTheEnd": True, "enablePromptTokensDetails": True},
     "failureHeaders": True,
+    "kvTransfer": {"kvConnector": "NixlConnector", "kvRole": "kv_both", "kvLoadFailurePolicy": "recompute"},
 }
 
 
@@ -28,6 +29,7 @@ def loaded(*argv: str, **environ: str) -> LoadedConfig:
 def differing(config: LoadedConfig) -> dict[str, Any]:
     """What is neither a default of ours nor the same for all of its command lines."""
     tree = config.config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    assert tree["kvTransfer"].pop("sideChannelPort") == side_channel_port(config.config.listen.port)
     for block, fields in ALWAYS.items():
         assert tree.pop(block) == fields
     del tree["seed"]

@@ -66,6 +66,48 @@ def test_a_decode_pod_as_a_scheduler_sees_it(serve: Serve) -> None:
         context.destroy(linger=0)
 
 
+def test_both_legs_of_a_split_request_as_a_sidecar_with_nixl_sends_them(serve: Serve) -> None:
+    here = POD | {"POD_IP": "127.0.0.1"}
+    prefill = serve("--mode=echo", environment=here)
+    # One that computes no prompt itself within the time of a test.
+    decode = serve("--mode=echo", "--time-to-first-token=1h", "--kv-cache-transfer-latency=30ms", environment=here)
+    body = {"model": "m", "prompt": PROMPT}
+    nothing = dict.fromkeys(("remote_engine_id", "remote_block_ids", "remote_host", "remote_port"))
+    first = {"stream": False, "max_tokens": 1, "max_completion_tokens": 1, "min_tokens": 1}
+    first["kv_transfer_params"] = {"do_remote_decode": True, "do_remote_prefill": False} | nothing
+    headers = {"x-request-id": "r1"}
+    told = httpx.post(f"{prefill.url}/v1/completions", json=body | first, headers=headers, timeout=60).json()
+    params = told["kv_transfer_params"]
+    assert (params["do_remote_prefill"], params["remote_host"]) == (True, "127.0.0.1")
+    second = body | {"kv_transfer_params": params}
+    answer = httpx.post(f"{decode.url}/v1/completions", json=second, headers=headers, timeout=60)
+    assert (answer.status_code, answer.json()["choices"][0]["text"]) == (200, PROMPT)
+
+
+def test_parameters_of_the_other_program_are_no_error(serve: Serve) -> None:
+    """What llm-d-inference-sim gives for a prefill leg; nobody is there to be asked."""
+    params = {"do_remote_decode": False, "do_remote_prefill": True, "remote_engine_id": "DUMMY_ID", "tp_size": 1}
+    params |= {"remote_block_ids": ["DUMMY_ID"], "remote_host": "DUMMY", "remote_port": 1234}
+    served = serve("--mode=echo", environment=POD)
+    body = {"model": "m", "prompt": PROMPT, "kv_transfer_params": params}
+    answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=120)
+    assert (answer.status_code, answer.json()["choices"][0]["text"]) == (200, PROMPT)
+
+
+def test_a_request_that_is_turned_back_for_what_is_not_cached(serve: Serve) -> None:
+    served = serve("--enable-kvcache", "--global-cache-hit-threshold=0.9", environment=POD)
+    body = {"model": "m", "prompt": PROMPT, "max_tokens": 3}
+    own = body | {"cache_hit_threshold": 0, "ignore_eos": True}
+    forced = {"X-Cache-Threshold-Finish-Reason": "true"}
+    reasons = [
+        httpx.post(f"{served.url}/v1/completions", json=sent, headers=headers, timeout=60).json()["choices"][0][
+            "finish_reason"
+        ]
+        for sent, headers in ((body, {}), (own, {}), (own, forced))
+    ]
+    assert reasons == ["cache_threshold", "length", "cache_threshold"]
+
+
 def test_what_is_not_the_same_is_in_the_log(serve: Serve) -> None:
     served = serve("--force-dummy-tokenizer", "--omni", environment=POD)
     log = served.log.read_text()
