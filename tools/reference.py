@@ -276,7 +276,7 @@ that a scheduler can subscribe to each pod; tells of answers, too |
 | `--enable-kvcache false`, `--enable-sleep-mode=false` | on | off |
 | a duration without a unit | refused | milliseconds, with a warning; in `/admin/config` nanoseconds, as there |
 | `global-cache-hit-threshold`, `total-prompt-tokens` in a file | lost | read |
-| prefill and decode | nobody is asked: made-up parameters, finish reason `remote_decode` | `NixlConnector`, `kv_both`: \
+| prefill and decode | nobody is asked: made-up parameters, finish reason `remote_decode` | `NixlConnector`: \
 KV cache is [fetched for real](disaggregation.md), or else the prompt computed here; finish reason `length`. The side \
 channel has port 10000 + `port` % 20000 (`--kv-side-channel-port`); blocks wait 30 s to be fetched. With Mooncake give \
 `--kv-transfer-config` and `--kv-bootstrap-port` |

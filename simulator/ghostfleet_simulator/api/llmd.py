@@ -131,7 +131,6 @@ def llmd_routes(server: SimulatedServer, start: LlmdSettings | None) -> APIRoute
         return Response(status_code=503 if server.unready else 200)
 
     if server.config.listen.port not in side_channels(server):
-
         made_up = {str(rank): {"engine_id": str(uuid.uuid4())} for rank in range(server.config.data_parallel_size)}
 
         @router.get("/query")
