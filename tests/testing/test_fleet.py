@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -43,6 +44,22 @@ def ask(url: str, **fields: Any) -> dict[str, Any]:
     return told
 
 
+def until(url: str, running: int, waiting: int) -> None:
+    """Wait for these gauges."""
+    for _ in range(1000):
+        text = httpx.get(f"{url}/metrics", timeout=60, trust_env=False).text
+        if [_gauge(text, "running"), _gauge(text, "waiting")] == [running, waiting]:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"not {running} running and {waiting} waiting requests: {text}")
+
+
+def _gauge(text: str, name: str) -> float:
+    found = re.search(rf"^vllm:num_requests_{name}{{.*}} (.*)$", text, re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
 @pytest.fixture(scope="module")
 def fleet(ghostfleet_session_fleet: StartFleet) -> Iterator[Fleet]:
     return ghostfleet_session_fleet(FLEET)
@@ -78,8 +95,9 @@ def test_it_tells_what_a_server_was_doing_when_a_request_came(fleet: Fleet) -> N
     threads = [
         threading.Thread(target=lambda: answers.append(ask(url, max_tokens=2000, ignore_eos=True))) for _ in range(3)
     ]
-    for thread in threads:
+    for thread, there in zip(threads, ((1, 0), (1, 1), (1, 2)), strict=True):
         thread.start()
+        until(url, *there)  # that which came before has its slot, or its place in the queue
     for thread in threads:
         thread.join()
     found = [fleet.where(answer["id"]) for answer in answers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import traceback
 
 from prometheus_client import disable_created_metrics
 
@@ -31,7 +32,7 @@ def run(options: OperatorOptions) -> int:
     logging.getLogger("kopf").setLevel(logging.DEBUG if options.log_level is LogLevel.DEBUG else logging.WARNING)
     if options.log_level is not LogLevel.DEBUG:
         for handler in logging.getLogger().handlers:
-            handler.addFilter(_without_traceback)
+            handler.addFilter(_for_people)
     try:
         return asyncio.run(_serve(options, keys))
     except KubeError as error:
@@ -40,10 +41,17 @@ def run(options: OperatorOptions) -> int:
         return _complain(f"cannot listen on {options.health_host}:{options.health_port}: {error.strerror}", 1)
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
+def _for_people(record: logging.LogRecord) -> bool:
     """Leave the traceback out of what kopf, or asyncio of its callbacks, says of a request that failed: the message has
-    the error."""
-    if record.name.startswith("kopf.") or (record.name == "asyncio" and "/kopf/" in record.getMessage()):
+    the error. What asyncio says of kopf's generators is left out whole: at the end it closes a stream and what is
+    inside of it at once, and the one finds the other closed."""
+    kopfs = record.name.startswith("kopf.")
+    if record.name == "asyncio" and record.exc_info:
+        frames = traceback.extract_tb(record.exc_info[2])
+        kopfs = any("/kopf/" in frame.filename for frame in frames) or "/kopf/" in record.getMessage()
+        if kopfs and "closing of asynchronous generator" in record.getMessage():
+            return False
+    if kopfs:
         record.exc_info = record.exc_text = None
     return True
 
