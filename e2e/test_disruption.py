@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Kubectl, Object, until
-from .load import CLIENTS, WHOLE, Load
+from .load import CLIENTS, WHOLE, streams
 
 SERVER: Object = {
     "apiVersion": "ghostfleet.dev/v1alpha1",
@@ -58,7 +58,7 @@ def test_a_drained_node_loses_no_request(kubectl: Kubectl, base_url: str) -> Non
     pod = next(pod for pod in serving(kubectl) if pod["spec"]["nodeName"] in workers)
     node = pod["spec"]["nodeName"]
     try:
-        with Load(base_url, "steady") as load:
+        with streams(base_url, "steady") as load:
             time.sleep(1)
             kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s")
             until("the evicted pod replaced", lambda: replaced(kubectl, pod["metadata"]["uid"]), 120)
@@ -73,7 +73,7 @@ def test_a_drained_node_loses_no_request(kubectl: Kubectl, base_url: str) -> Non
 def test_a_killed_pod_takes_its_own_streams_with_it_and_no_others(kubectl: Kubectl, base_url: str) -> None:
     """Clients of that pod see a connection that breaks, as with a real server; the rest see nothing."""
     pod = serving(kubectl)[0]["metadata"]
-    with Load(base_url, "steady") as load:
+    with streams(base_url, "steady") as load:
         time.sleep(1)
         kubectl("delete", "pod", pod["name"], "--grace-period=0", "--force")
         until("the killed pod replaced", lambda: replaced(kubectl, pod["uid"]), 120)
@@ -83,6 +83,6 @@ def test_a_killed_pod_takes_its_own_streams_with_it_and_no_others(kubectl: Kubec
     assert sum(broken.values()) <= 2 * CLIENTS, load.endings
     assert load.endings[WHOLE] > sum(broken.values()), load.endings
     kubectl("wait", "sms/steady", "--for=condition=Ready", "--timeout=60s")
-    with Load(base_url, "steady") as after:
+    with streams(base_url, "steady") as after:
         time.sleep(1)
     assert set(after.endings) == {WHOLE}, after.endings

