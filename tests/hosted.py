@@ -7,41 +7,16 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import httpx
-from tests.served import free_port
+from tests.served import Server, free_port
 
 from ghostfleet_simulator.flags import load
 from ghostfleet_simulator.hosting.hosted import Hosted
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
-Host = Callable[..., "Here"]
-
-
-@dataclass(frozen=True)
-class Here:
-    """A server in the thread."""
-
-    port: int
-    admin_port: int
-
-    @property
-    def url(self) -> str:
-        """Where the API is."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def admin_url(self) -> str:
-        """Where the admin API is."""
-        return f"http://127.0.0.1:{self.admin_port}"
-
-    def state(self) -> dict[str, Any]:
-        """What the admin API tells of it."""
-        state: dict[str, Any] = httpx.get(f"{self.admin_url}/admin/state").json()
-        return state
+Host = Callable[..., Server]
 
 
 @contextmanager
@@ -56,9 +31,9 @@ def hosting() -> Iterator[Host]:
     def within(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result(60)
 
-    def host(*flags: str) -> Here:
+    def host(*flags: str) -> Server:
         port = int(flags[flags.index("--port") + 1]) if "--port" in flags else free_port()
-        here = Here(port, free_port())
+        here = Server(port, free_port())
         ports = ("--host", "127.0.0.1", "--port", str(here.port), "--admin-port", str(here.admin_port))
         loaded = load(["--model", "org/model", "--served-model-name", "m", *flags, *ports], {})
 

@@ -51,14 +51,12 @@ def children_of(pid: int) -> set[int]:
     return {int(child) for found in lists for child in found.split()}
 
 
-@dataclass
-class Served:
-    """A running server."""
+@dataclass(frozen=True)
+class Server:
+    """Where a running server listens."""
 
-    process: subprocess.Popen[bytes]
     port: int
     admin_port: int
-    log: Path
 
     @property
     def url(self) -> str:
@@ -84,6 +82,14 @@ class Served:
                 return state
             assert time.monotonic() < end, f"{state} never showed {expected}"
             time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Served(Server):
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
 
     def resident_bytes(self, *, family: bool = False) -> int:
         """Memory of the process, or of all its children too; pages that it shares with others included."""
@@ -111,7 +117,7 @@ def servers(new_folder: Callable[[str], Path]) -> Iterator[Serve]:
                 command, stdout=out, stderr=out, env={**clean_environment(), **(environment or {})}
             )
         started.append(process)
-        served = Served(process, port, admin_port, log)
+        served = Served(port, admin_port, process, log)
         end = time.monotonic() + 120
         while True:
             try:

@@ -11,20 +11,13 @@ import time
 from collections.abc import Sequence as List
 from typing import Any, Final
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
-from ghostfleet_simulator.api.admission import refused_prompt
 from ghostfleet_simulator.api.errors import ApiError, internal_error
-from ghostfleet_simulator.api.injected import RawHeaders, cut_short
+from ghostfleet_simulator.api.injected import RawHeaders
 from ghostfleet_simulator.api.logprobs import AnswerLogprobs
 from ghostfleet_simulator.api.mishap import Mishap
-from ghostfleet_simulator.api.protocol import Connection, connection_of
-from ghostfleet_simulator.api.responses import DONE
 from ghostfleet_simulator.api.telling import told_of_prompt, transfer_of
-from ghostfleet_simulator.api.token_requests import rendered_json
+from ghostfleet_simulator.api.token_responses import Choice, TokenResponse, frame
 from ghostfleet_simulator.engine.sequence import Sequence
-from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
@@ -161,10 +154,8 @@ class _Choice:
         return fields | {"logprobs": self._logprobs.told(token_ids)}
 
 
-class TokenAnswers(Response):
+class TokenAnswers(TokenResponse):
     """The response to one request."""
-
-    connection: Connection
 
     def __init__(
         self,
@@ -176,14 +167,15 @@ class TokenAnswers(Response):
         mishap: Mishap | None = None,
     ) -> None:
         """`mode` is the request's `output_mode`."""
-        self.media_type = "text/event-stream" if work.stream else "application/json"
-        super().__init__()
-        del self.headers["content-length"]
-        self.raw_headers += headers
-        self._mishap = mishap
-        self.server, self.work, self.mode, self._arrival_us = server, work, mode, arrival_us
-        self.streams = work.stream
+        super().__init__(server, work, arrival_us, headers, mishap)
+        self.mode = mode
         self._prompt_told = not work.details.token_ids
+
+    def choice(self, generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> _Choice:
+        """The output of an answer that is about to begin."""
+        # Known before the first token comes: a chunk with usage counts the tokens of its sequence.
+        self._generation = generation
+        return _Choice(self, generation, seq, answer, prompt, index)
 
     def write(self, choice: Json) -> None:
         """Send a chunk with this choice."""
@@ -194,81 +186,48 @@ class TokenAnswers(Response):
         if not self._prompt_told:
             self._prompt_told = True
             chunk["prompt_token_ids"] = self.work.prompts[0].token_ids
-        self._frame({**chunk, "output_mode": self.mode, "choices": [choice]})
+        self.put({**chunk, "output_mode": self.mode, "choices": [choice]})
 
-    def _frame(self, chunk: Json) -> None:
-        body = b"data: " + rendered_json(chunk) + b"\n\n"
-        self.server.outbox.put(self.connection, b"%x\r\n%b\r\n" % (len(body), body))
+    def refused(self, rejection: Exception) -> bytes:
+        """An error that vLLM finds when the stream has begun."""
+        return rejection.completion_frame() if isinstance(rejection, ApiError) else b""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an ASGI application
-        """Send the response; a client that goes away has its sequences aborted at once."""
-        work, connection, mishap = self.work, connection_of(scope), self._mishap
-        self.connection = connection if mishap is None or not work.stream else mishap.streamed(connection)
-        rejection = work.rejection or refused_prompt(self.server, work)
-        if not work.stream and rejection is not None:
-            raise rejection
-        if work.stream:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if rejection is not None:
-            frame = rejection.completion_frame() if isinstance(rejection, ApiError) else b""
-            await send({"type": "http.response.body", "body": frame + DONE})
-            return
-        choices: list[_Choice] = []
-
-        def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
-            # Known before the first token comes: a chunk with usage counts the tokens of its sequence.
-            self._generation = generation
-            choice = _Choice(self, generation, seq, answer, prompt, index)
-            choices.append(choice)
-            return choice if mishap is None else mishap.output(choice, generation, seq)
-
-        generation = self.server.generate(work, self._arrival_us, output)
-        try:
-            await connection.attend(generation)
-        finally:
-            if mishap is not None:
-                mishap.close()
-        if mishap is not None and await mishap.settled(send):
-            return
+    def last(self, generation: Generation) -> bytes:
+        """The usage, where it was asked for, or the error that ended an answer."""
         if any(seq.finish_reason == "error" for seq in generation.sequences):
-            if not work.stream:
+            if not self.work.stream:
                 raise internal_error()
-            await send({"type": "http.response.body", "body": internal_error().completion_frame() + DONE})
-            return
-        prompt_tokens = len(work.prompts[0].token_ids)
-        usage = _usage(prompt_tokens, sum(seq.produced for seq in generation.sequences))
-        if self.server.config.api.enable_prompt_tokens_details:
-            cached = generation.sequences[0].told_cached_tokens
-            usage["prompt_tokens_details"] = {"cached_tokens": cached, "created_cache_tokens": None} | {
-                "multimodal_tokens": None
-            }
-        if work.stream:
-            if work.include_usage:
-                told = {"request_id": work.id, "usage": _without_null(usage), "output_mode": self.mode, "choices": []}
-                self._frame(told)
-            await send({"type": "http.response.body", "body": DONE})
-            return
-        body = rendered_json(self._whole(choices, usage))
-        if mishap is not None and mishap.truncates is not None:
-            await cut_short(connection, send, 200, self.raw_headers, body, mishap.truncates)
-            return
-        self.headers["content-length"] = str(len(body))
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": body})
+            return internal_error().completion_frame()
+        if not self.work.include_usage:
+            return b""
+        usage = _without_null(self._usage(generation))
+        return frame({"request_id": self.work.id, "usage": usage, "output_mode": self.mode, "choices": []})
 
-    def _whole(self, choices: List[_Choice], usage: Json) -> Json:
+    def _usage(self, generation: Generation) -> Json:
+        sequences = generation.sequences
+        usage = _usage(len(self.work.prompts[0].token_ids), sum(seq.produced for seq in sequences))
+        if self.server.config.api.enable_prompt_tokens_details:
+            usage["prompt_tokens_details"] = {
+                "cached_tokens": sequences[0].told_cached_tokens,
+                "created_cache_tokens": None,
+                "multimodal_tokens": None,
+            }
+        return usage
+
+    def together(self, generation: Generation, choices: List[Choice]) -> Json:
+        """All answers in one piece."""
         work, prompt = self.work, self.work.prompts[0]
         return {
             "request_id": work.id,
             "model": work.model,
             "created": int(time.time()),
-            "usage": usage,
+            "usage": self._usage(generation),
             "prompt_logprobs": json.loads(told_of_prompt(work, prompt, self.server)),
             "prompt_token_id_logprobs": None,
             "prompt_token_ids": prompt.token_ids if work.details.token_ids else None,
             "mm_placeholders": None,
             "metrics": None,
-            "kv_transfer_params": json.loads(transfer_of(self._generation.sequences[0], self.server)),
+            "kv_transfer_params": json.loads(transfer_of(generation.sequences[0], self.server)),
             "ec_transfer_params": None,
             "output_mode": self.mode,
             "choices": [choice.whole() for choice in choices],

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.hosted import Here, Host
-from tests.served import free_port
+from tests.hosted import Host
+from tests.served import Server, free_port
 
 Json = dict[str, Any]
 PROMPT = list(range(500, 600))
@@ -39,7 +39,7 @@ class Pair:
         self.prefill = self.server("kv_producer", self.port, *FAST, *flags, **settings)
         self.decode = self.server("kv_consumer", free_port(), *SLOW, *flags, **settings)
 
-    def server(self, role: str, port: int, *flags: str, **settings: Any) -> Here:
+    def server(self, role: str, port: int, *flags: str, **settings: Any) -> Server:
         config = {"kv_connector": self._connector, "kv_role": role} | settings
         ports = ("--kv-side-channel-port", str(port), "--kv-bootstrap-port", str(port))
         return self._host("--kv-transfer-config", json.dumps(config), *ports, *flags)
@@ -56,7 +56,7 @@ def pair(host: Host) -> Callable[..., Pair]:
     return lambda *args, **settings: Pair(host, *args, **settings)
 
 
-def post(server: Here, status: int = 200, **body: Any) -> Json:
+def post(server: Server, status: int = 200, **body: Any) -> Json:
     body = {"prompt": PROMPT, "max_tokens": 3, "ignore_eos": True} | body
     answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
     assert answer.status_code == status, answer.text
@@ -64,7 +64,7 @@ def post(server: Here, status: int = 200, **body: Any) -> Json:
     return told
 
 
-def value(server: Here, series: str, **labels: str) -> float:
+def value(server: Server, series: str, **labels: str) -> float:
     for line in httpx.get(f"{server.url}/metrics").text.splitlines():
         named = line.startswith(series) and line[len(series)] in " {"
         if named and all(f'{name}="{label}"' in line for name, label in labels.items()):

@@ -8,18 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence as List
 from typing import Any, Final
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
-from ghostfleet_simulator.api.admission import refused_prompt
 from ghostfleet_simulator.api.errors import ApiError
-from ghostfleet_simulator.api.injected import RawHeaders, cut_short
+from ghostfleet_simulator.api.injected import RawHeaders
 from ghostfleet_simulator.api.mishap import Mishap
-from ghostfleet_simulator.api.protocol import Connection, connection_of
-from ghostfleet_simulator.api.responses import DONE
-from ghostfleet_simulator.api.token_requests import rendered_json
+from ghostfleet_simulator.api.token_responses import Choice, TokenResponse, frame
 from ghostfleet_simulator.engine.sequence import Sequence
-from ghostfleet_simulator.runtime.driver import Output
 from ghostfleet_simulator.runtime.generation import Generation
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.runtime.work import Prompt, Work
@@ -52,7 +45,7 @@ class _Choice:
             self._generation.stop(self._seq, stop_string)
             self._end()
         elif answers.streams:
-            answers.write(self.told(), self._index)
+            answers.write(self.whole(), self._index)
 
     def finish(self) -> None:
         """The last token is there."""
@@ -62,7 +55,7 @@ class _Choice:
 
     def _end(self) -> None:
         if self._answers.streams:
-            self._answers.write(self.told(), self._index)
+            self._answers.write(self.whole(), self._index)
         self._generation.ended(self._seq)
 
     def _read_on(self, *, finished: bool) -> str | None:
@@ -72,7 +65,7 @@ class _Choice:
         self._text += self._detokenizer.feed(ids, finished=finished, stop_token=by_token)
         return self._detokenizer.stop_string
 
-    def told(self) -> Json:
+    def whole(self) -> Json:
         """All of the answer so far."""
         seq = self._seq
         meta: Json = {
@@ -102,10 +95,8 @@ class _Choice:
                 return {"type": "abort", "message": "Unknown error", "status_code": None, "err_type": None}
 
 
-class NativeAnswers(Response):
+class NativeAnswers(TokenResponse):
     """The response to one request."""
-
-    connection: Connection
 
     def __init__(
         self,
@@ -118,60 +109,21 @@ class NativeAnswers(Response):
         mishap: Mishap | None = None,
     ) -> None:
         """With `many` the answers are a list."""
-        self.media_type = "text/event-stream" if work.stream else "application/json"
-        super().__init__()
-        del self.headers["content-length"]
-        self.raw_headers += headers
-        self._mishap, self._arrival_us = mishap, arrival_us
-        self.server, self.work, self.many, self.streams = server, work, many, work.stream
+        super().__init__(server, work, arrival_us, headers, mishap)
+        self.many = many
+
+    def choice(self, generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> _Choice:
+        """The output of an answer that is about to begin."""
+        return _Choice(self, generation, seq, answer, prompt, index)
 
     def write(self, told: Json, index: int) -> None:
         """Send a chunk."""
-        body = _frame({**told, "index": index} if self.many else told)
-        self.server.outbox.put(self.connection, b"%x\r\n%b\r\n" % (len(body), body))
+        self.put({**told, "index": index} if self.many else told)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an ASGI application
-        """Send the response; a client that goes away has its sequences aborted at once."""
-        work, connection, mishap = self.work, connection_of(scope), self._mishap
-        self.connection = connection if mishap is None or not work.stream else mishap.streamed(connection)
-        rejection = work.rejection or refused_prompt(self.server, work)
-        if rejection is not None and not (work.stream and isinstance(rejection, ApiError)):
-            raise rejection
-        if work.stream:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if rejection is not None:
-            frame = _frame({"error": {"message": str(rejection)}})
-            await send({"type": "http.response.body", "body": frame + DONE})
-            return
-        choices: list[_Choice] = []
+    def refused(self, rejection: Exception) -> bytes | None:
+        """An error that SGLang finds when the stream has begun."""
+        return frame({"error": {"message": str(rejection)}}) if isinstance(rejection, ApiError) else None
 
-        def output(generation: Generation, seq: Sequence, answer: Answer, prompt: Prompt, index: int) -> Output:
-            choice = _Choice(self, generation, seq, answer, prompt, index)
-            choices.append(choice)
-            return choice if mishap is None else mishap.output(choice, generation, seq)
-
-        generation = self.server.generate(work, self._arrival_us, output)
-        try:
-            await connection.attend(generation)
-        finally:
-            if mishap is not None:
-                mishap.close()
-        if mishap is not None and await mishap.settled(send):
-            return
-        if work.stream:
-            await send({"type": "http.response.body", "body": DONE})
-            return
-        body = rendered_json(self._whole(choices))
-        if mishap is not None and mishap.truncates is not None:
-            await cut_short(connection, send, 200, self.raw_headers, body, mishap.truncates)
-            return
-        self.headers["content-length"] = str(len(body))
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": body})
-
-    def _whole(self, choices: List[_Choice]) -> Json | list[Json]:
-        return [choice.told() for choice in choices] if self.many else choices[0].told()
-
-
-def _frame(told: Json) -> bytes:
-    return b"data: " + rendered_json(told) + b"\n\n"
+    def together(self, generation: Generation, choices: List[Choice]) -> Json | list[Json]:  # noqa: ARG002 - its answers say all
+        """All answers in one piece."""
+        return [choice.whole() for choice in choices] if self.many else choices[0].whole()
