@@ -6,7 +6,8 @@ import pytest
 from tests.simulator.engine.drive import Answer
 
 from ghostfleet_simulator.api.errors import ApiError
-from ghostfleet_simulator.api.preflight import Facts, completion
+from ghostfleet_simulator.api.facts import Facts
+from ghostfleet_simulator.api.preflight import completion
 from ghostfleet_simulator.api.requests import CompletionRequest
 from ghostfleet_simulator.config import ServerConfig
 from ghostfleet_simulator.engine.sequence import Sequence

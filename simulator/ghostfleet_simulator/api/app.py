@@ -16,6 +16,7 @@ from ghostfleet_simulator.api.access import ApiKeys, RequestIds
 from ghostfleet_simulator.api.development import development
 from ghostfleet_simulator.api.direct import Direct
 from ghostfleet_simulator.api.errors import ApiError, internal_error, invalid_body, unreadable_body
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.fault_gate import FaultGate
 from ghostfleet_simulator.api.generate import Generating, failure, generation
 from ghostfleet_simulator.api.hot import Application, HotRoutes, Shortcut
@@ -24,7 +25,6 @@ from ghostfleet_simulator.api.llmd import llmd_routes
 from ghostfleet_simulator.api.load import Load, LoadTracking
 from ghostfleet_simulator.api.lora import adapters
 from ghostfleet_simulator.api.openapi import describe
-from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.reading import BodyReader
 from ghostfleet_simulator.api.routes import information, metrics_route, of_vllm, tokenization, tokenizer_information
 from ghostfleet_simulator.api.scale_out import sagemaker, scale_out

@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
 from ghostfleet_simulator.api.admission import is_limited
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.instrumentation import whereabouts
 from ghostfleet_simulator.api.plain import plain_work
-from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.protocol import Connection
 from ghostfleet_simulator.api.responses import chunks_for
 from ghostfleet_simulator.api.streaming import stream_end, streamed

@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 from ghostfleet_simulator.api import schema
 from ghostfleet_simulator.api.admission import check_admission
 from ghostfleet_simulator.api.errors import ApiError, bad_request, paused
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.injected import error_of, named, not_understood
 from ghostfleet_simulator.api.judging import Judged, judged_chat, judged_completion
 from ghostfleet_simulator.api.mishap import Mishap
-from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.protocol import connection_of
 from ghostfleet_simulator.api.reading import BodyReader, Job, headers_of
 from ghostfleet_simulator.api.schema import ERRORS

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from ghostfleet_simulator.api import preflight
+from ghostfleet_simulator.api import limits, preflight
 from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import ApiError, bad_request, internal_error, wrong_media_type
-from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.render import render_chat, render_completion
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, TokenizeCompletionRequest
 from ghostfleet_simulator.api.token_requests import GENERATE, rendered_json, work_of
@@ -131,7 +131,7 @@ def tokenized(facts: Facts, body: bytes, headers: Headers) -> bytes:
         text = request.prompt
     else:
         text = preflight.chat_prompt(request, preflight.chat_messages(request, facts), facts)
-    tokens = preflight.encoded(text, facts, add_special_tokens=request.add_special_tokens)
+    tokens = limits.encoded(text, facts, add_special_tokens=request.add_special_tokens)
     return rendered_json(
         {
             "count": len(tokens),

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from msgspec import Meta, MsgspecError, Struct
 from msgspec.json import Decoder
 
-from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.sampling import GREEDY_BELOW
 from ghostfleet_simulator.config import Endpoint
 from ghostfleet_simulator.runtime.work import Details, Kind, Prompt, Sampling, Work

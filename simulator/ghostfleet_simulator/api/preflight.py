@@ -7,12 +7,12 @@ renderers/online_renderer.py, renderers/params.py, sampling_params.py and v1/eng
 from __future__ import annotations
 
 import math
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ghostfleet_simulator.api.errors import ApiError, bad_request, unknown_model, validation_error
+from ghostfleet_simulator.api.errors import ApiError, bad_request, validation_error
+from ghostfleet_simulator.api.facts import Facts
+from ghostfleet_simulator.api.limits import Limits
 from ghostfleet_simulator.api.messages import conversation
 from ghostfleet_simulator.api.reporting import reporting
 from ghostfleet_simulator.api.requests import (
@@ -23,65 +23,11 @@ from ghostfleet_simulator.api.requests import (
     TokenizeChatRequest,
 )
 from ghostfleet_simulator.api.sampling import is_greedy, late_problem, verified
-from ghostfleet_simulator.config import Api, ServerConfig
-from ghostfleet_simulator.runtime.adapters import AdapterNames
 from ghostfleet_simulator.runtime.work import Details, Elsewhere, Kind, Prompt, Work
 from ghostfleet_simulator.text.chat import ChatError
-from ghostfleet_simulator.text.tokenizer import NotText, Tokenizer
-from ghostfleet_simulator.versions import NEWEST, Conduct, conduct
 
 _BOOTSTRAP: Final = ("bootstrap_host", "bootstrap_port", "bootstrap_room")
 """SGLang's."""
-
-
-def _random_id() -> str:
-    return secrets.token_hex(8)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What there is to know about a server to judge a request."""
-
-    aliases: tuple[str, ...]
-    """Names that requests may use; the first one is answered."""
-    max_model_len: int
-    tokenizer: Tokenizer
-    max_prompt_chars: int
-    """No text of more characters fits into `max_model_len` tokens."""
-    settings: Api = field(default_factory=Api)
-    conduct: Conduct = field(default_factory=lambda: conduct(NEWEST))
-    """What the version does that is shown."""
-    max_num_seqs: int = 256
-    """Most sequences that run at a time."""
-    adapters: AdapterNames = field(default_factory=AdapterNames)
-    """LoRA adapters, which requests may name as their model as well."""
-    ranks: int = 1
-    """Engines behind this address, for a request to name one by its place among them."""
-    new_id: Callable[[], str] = _random_id
-    """Makes the id of a request that brings none: 16 hex digits in vLLM."""
-
-    @classmethod
-    def of(cls, config: ServerConfig, tokenizer: Tokenizer, adapters: AdapterNames | None = None) -> Facts:
-        """The facts of a server; reads the whole vocabulary once."""
-        longest = max(len(tokenizer.id_to_token(token_id) or "") for token_id in range(tokenizer.vocab_size))
-        model = config.model
-        most = model.max_model_len * longest
-        return cls(
-            aliases=model.aliases,
-            max_model_len=model.max_model_len,
-            tokenizer=tokenizer,
-            max_prompt_chars=most,
-            settings=config.api,
-            conduct=config.engine.conduct,
-            max_num_seqs=config.limits.max_num_seqs,
-            adapters=adapters or AdapterNames(),
-            ranks=len(config.ranks),
-        )
-
-    def check_model(self, name: str | None) -> None:
-        """Raises the 404 of a model that is not served; no name at all means the first."""
-        if name and name not in self.aliases and name not in self.adapters.by_name:
-            raise unknown_model(name, self.aliases if self.conduct.lists_aliases else ())
 
 
 def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str]) -> Work:
@@ -90,7 +36,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
     lora = facts.adapters.get(request.model)
     _refuse_tools(request)
     messages = chat_messages(request, facts)
-    limits = _Limits(request, facts, request.max_completion_tokens, request.max_tokens)
+    limits = Limits(request, facts, request.max_completion_tokens, request.max_tokens)
     text = chat_prompt(request, messages, facts)
     token_ids = limits.checked_tokens(text)
     role = "assistant" if request.add_generation_prompt or not messages else str(messages[-1]["role"])
@@ -138,7 +84,7 @@ def completion(request: CompletionRequest, facts: Facts, headers: Mapping[str, s
     lora = facts.adapters.get(request.model)
     _refuse_suffix(request)
     to_the_end = facts.settings.completions_to_the_end and "max_tokens" not in request.model_fields_set
-    limits = _Limits(request, facts, None, None if to_the_end else request.max_tokens)
+    limits = Limits(request, facts, None, None if to_the_end else request.max_tokens)
     if request.prompt_embeds is not None:
         raise _refused_embeds(request)
     given = _prompts(request.prompt)
@@ -206,104 +152,6 @@ def chat_prompt(
         return facts.tokenizer.render_chat(messages, request.add_generation_prompt, variables)
     except ChatError as error:
         raise bad_request(str(error)) from None
-
-
-def encoded(text: str, facts: Facts, *, add_special_tokens: bool) -> list[int]:
-    """Tokens of a text. Raises `ApiError` for a string that is no text."""
-    try:
-        return facts.tokenizer.encode(text, add_special_tokens)
-    except NotText as error:
-        raise bad_request(str(error)) from None
-
-
-class _Limits:
-    """How long prompts and answers of one request may be (vLLM's `TokenizeParams` and `get_max_tokens`)."""
-
-    def __init__(
-        self,
-        request: ChatCompletionRequest | CompletionRequest,
-        facts: Facts,
-        first: int | None,
-        second: int | None,
-    ) -> None:
-        self.asked = second if first is None else first
-        self._keep = request.truncate_prompt_tokens
-        self._side = request.truncation_side or "left"
-        self._longest = facts.max_model_len
-        self._facts = facts
-        self._special = request.add_special_tokens
-        longest = self._longest
-        if self.asked is not None and self.asked > longest:
-            name = "max_tokens" if first is None else "max_completion_tokens"
-            raise validation_error(
-                f"{name}={self.asked} cannot be greater than max_model_len={longest}. "
-                "Please request fewer output tokens.",
-                name,
-                self.asked,
-            )
-        if self._keep is not None and self._keep > longest:
-            raise validation_error(
-                f"truncate_prompt_tokens={self._keep} cannot be greater than max_model_len = {longest}. "
-                "Please request a smaller truncation size.",
-                "truncate_prompt_tokens",
-                self._keep,
-            )
-        # A prompt cut down to the whole context would leave nothing to answer with.
-        self._reserve = 0 if self.asked == 0 else 1
-        self._most = longest if facts.conduct.clamps_max_tokens else longest - (self.asked or 0)
-        """Most tokens of a prompt."""
-
-    def checked_tokens(self, prompt: str | list[int]) -> list[int]:
-        """Tokens of a prompt, cut down where the request says so. Raises `ApiError` where it is too long."""
-        longest = self._longest
-        if isinstance(prompt, str):
-            chars = self._facts.max_prompt_chars
-            if self._keep is None and len(prompt) > chars:
-                raise validation_error(
-                    f"This model's maximum context length is {longest} tokens. However, your prompt contains "
-                    f"{len(prompt)} characters (more than {chars} characters, which is the upper bound for {longest} "
-                    "input tokens). Please reduce the length of the input prompt.",
-                    "input_text",
-                    len(prompt),
-                )
-            ids = encoded(prompt, self._facts, add_special_tokens=self._special)
-            # vLLM's tokenizer stops one token behind the limit, hence its "at least".
-            count = min(len(ids), self._most + 1)
-        else:
-            ids, count = prompt, len(prompt)
-        if self._keep is not None:
-            keep = max(0, longest - self._reserve) if self._keep < 0 else self._keep
-            if keep < len(ids):
-                ids = ids[:keep] if self._side == "right" else ids[len(ids) - keep :]
-            return ids
-        if count > self._most:
-            at_least = "at least " if count == self._most + 1 else ""
-            if not self._facts.conduct.clamps_max_tokens:
-                raise self._no_room(count, at_least)
-            raise validation_error(
-                f"This model's maximum context length is {longest} tokens. However, your prompt contains "
-                f"{at_least}{count} input tokens, which exceeds this limit even without any output tokens. "
-                "Please reduce the length of the input prompt.",
-                "input_tokens",
-                count,
-            )
-        return ids
-
-    def _no_room(self, count: int, at_least: str) -> ApiError:
-        """What vLLM up to 0.31 says where prompt and answer together are too long."""
-        asked = self.asked or 0
-        return validation_error(
-            f"This model's maximum context length is {self._longest} tokens. However, you requested {asked} output "
-            f"tokens and your prompt contains {at_least}{count} input tokens, for a total of {at_least}{count + asked} "
-            "tokens. Please reduce the length of the input prompt or the number of requested output tokens.",
-            "input_tokens",
-            count,
-        )
-
-    def max_tokens(self, prompt_tokens: int) -> int:
-        """Most tokens that an answer to a prompt of this length may have; 0 where the prompt fills the context."""
-        room = self._longest - prompt_tokens
-        return room if self.asked is None else min(room, self.asked)
 
 
 def _base_id(request: GenerationRequest, facts: Facts, headers: Mapping[str, str]) -> str:

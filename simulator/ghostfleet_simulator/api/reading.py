@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.reading_process import Question, main
 from ghostfleet_simulator.config import ModelSettings
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ghostfleet_simulator.api import preflight
 from ghostfleet_simulator.api.errors import bad_request
-from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.requests import (
     ChatCompletionRequest,
     CompletionRequest,

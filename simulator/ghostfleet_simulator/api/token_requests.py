@@ -16,7 +16,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import ApiError, bad_request, validation_error
-from ghostfleet_simulator.api.preflight import Facts, asked_rank, elsewhere, sendable
+from ghostfleet_simulator.api.facts import Facts
+from ghostfleet_simulator.api.preflight import asked_rank, elsewhere, sendable
 from ghostfleet_simulator.api.reporting import reporting
 from ghostfleet_simulator.api.requests import (
     ChatCompletionNamedToolChoiceParam,

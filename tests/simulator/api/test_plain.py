@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.judging import judged_chat, judged_completion
 from ghostfleet_simulator.api.plain import plain_work
-from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.config import Api, Endpoint, ModelSettings, ServerConfig
 from ghostfleet_simulator.runtime.work import Work
 from ghostfleet_simulator.text.tokenizer import Tokenizer

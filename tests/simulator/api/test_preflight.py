@@ -10,7 +10,7 @@ import pytest
 
 from ghostfleet_simulator.api import preflight
 from ghostfleet_simulator.api.errors import ApiError
-from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION
 from ghostfleet_simulator.config import ModelSettings, ServerConfig
 from ghostfleet_simulator.runtime.work import Kind, Work

@@ -11,8 +11,8 @@ import pytest
 from tests.served import children_of
 
 from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.judging import Judged, judged_completion, to_abort, tokenized
-from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.reading import BodyReader
 from ghostfleet_simulator.config import ModelSettings, ServerConfig
 from ghostfleet_simulator.runtime.work import Work

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ghostfleet_simulator.api import preflight
 from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import bad_request
-from ghostfleet_simulator.api.preflight import Facts
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.requests import CompletionRequest
 from ghostfleet_simulator.runtime.work import Work
 

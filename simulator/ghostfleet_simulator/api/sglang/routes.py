@@ -16,10 +16,10 @@ from pydantic import BaseModel
 
 from ghostfleet_simulator.api.bodies import Parser
 from ghostfleet_simulator.api.errors import ApiError
+from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.generate import Generating
 from ghostfleet_simulator.api.injected import named
 from ghostfleet_simulator.api.judging import Judged, judged
-from ghostfleet_simulator.api.preflight import Facts
 from ghostfleet_simulator.api.reading import BodyReader, headers_of
 from ghostfleet_simulator.api.sglang.answers import NativeAnswers
 from ghostfleet_simulator.api.sglang.requests import GENERATE, work_of
