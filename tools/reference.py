@@ -202,8 +202,8 @@ those of its commit eec055a (August 2026).
 | --- | --- |
 | a command line | put `ghostfleet serve --as llm-d-inference-sim` in the place of `llm-d-inference-sim` |
 | a container | take the image `ghostfleet-sim` and set the variable `GHOSTFLEET_AS=llm-d-inference-sim`; `args` stay |
-| many of them | build an image for them with `--build-arg AS=llm-d-inference-sim`: only its name changes then; the \
-operator goes on using the plain one |
+| many of them | build an image for them with `--build-arg AS=llm-d-inference-sim`: only its name changes then; \
+servers of the operator run as before from either |
 | a manifest that the operator shall run | [import](#import-it) it |
 | code that calls `/admin/config`, `/fake_metrics`, `/health/ready` | nothing |
 

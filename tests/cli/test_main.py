@@ -270,6 +270,12 @@ def test_its_command_line_is_judged_by_its_rules(words: list[str]) -> None:
     assert result.stderr == "ghostfleet serve: --block-size: 24 is not one of 8, 16, 32, 64, 128\n"
 
 
+def test_the_flag_comes_before_the_variable_of_an_image() -> None:
+    """As in the operator's pods, which are vLLM's servers whatever image they run."""
+    flags = run("serve", "--as", "vllm", "--help", GHOSTFLEET_AS=LLMD).stdout
+    assert flags == run("serve", "--help").stdout != run("serve", "--as", LLMD, "--help").stdout
+
+
 def test_its_flags_are_explained() -> None:
     result = run("serve", "--as", LLMD, "--help")
     assert result.returncode == 0

@@ -291,6 +291,7 @@ def _container(plan: ServerPlan, options: Options) -> dict[str, Any]:
         "image": image_reference(options.simulator_image, pod.image),
         "args": [
             "serve",
+            *("--as", "vllm"),  # an image may have GHOSTFLEET_AS set for containers that are started by hand
             *("--config", f"/etc/ghostfleet/config/{plan.truth.file}"),
             *("--host", "0.0.0.0"),  # noqa: S104  (a pod listens on every address it has)
             *("--port", str(PORT)),

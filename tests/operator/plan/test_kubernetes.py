@@ -146,6 +146,7 @@ def test_the_container_keeps_the_pod_contract() -> None:
     arguments = dict(zip(container["args"][1::2], container["args"][2::2], strict=True))
     assert container["args"][0] == "serve"
     assert arguments == {
+        "--as": "vllm",
         "--config": f"{mounts['config']}/server.json",
         "--host": "0.0.0.0",
         "--port": "8000",
