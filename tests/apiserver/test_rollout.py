@@ -194,6 +194,61 @@ def test_a_wave_that_fails_goes_back_and_another_profile_starts_anew(
         assert (stand_in.revision, running.revision("a")) == (4, 4)
 
 
+INVALID = {"pod": {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}}
+"""Nothing that a CRD can tell."""
+VALID = {"pod": None}
+
+
+def test_a_wave_stands_still_while_the_spec_is_invalid_and_goes_on_when_it_is_mended(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    policy = {"steps": [{"percent": 30, "pause": {}}]}
+    with fleet(cluster, namespace, tmp_path, "a", "b", rollout=policy) as running:
+        running.synced(1)
+        first, other = by_hash(running, "a", "b")
+        set_ttft(cluster, namespace, "80ms")
+        ready(cluster, namespace, "False", "ProfileCanaryPaused")
+        wave = rollout_state(cluster, namespace)
+        cluster.merge(SERVER, namespace, "one", {"spec": INVALID})
+        ready(cluster, namespace, "False", "Invalid")
+        promote(cluster, namespace, 2)
+        set_ttft(cluster, namespace, "90ms")
+        ready(cluster, namespace, "False", "Invalid")
+        time.sleep(3)
+        assert rollout_state(cluster, namespace) == wave
+        assert revisions(running, first, other) == [2, 1]
+        synced = cluster.condition(namespace, "one", "ProfileSynced")
+        assert "stands still" in synced["message"], synced
+        set_ttft(cluster, namespace, "80ms")
+        cluster.merge(SERVER, namespace, "one", {"spec": VALID})
+        running.synced(2)
+        ready(cluster, namespace, "True", "Ready")
+        assert revisions(running, first, other) == [2, 2]
+
+
+def test_a_wave_that_fails_while_the_spec_is_invalid_goes_back(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    policy = {"steps": [{"percent": 50, "pause": {"duration": "10m"}}], "maxErrorPercent": 5}
+    with with_stand_in(cluster, namespace, tmp_path, policy) as (running, stand_in):
+        set_ttft(cluster, namespace, "80ms")
+        eventually(lambda: rollout_state(cluster, namespace)["canary"]["held"], within=30)
+        cluster.merge(SERVER, namespace, "one", {"spec": INVALID})
+        ready(cluster, namespace, "False", "Invalid")
+        stand_in.errors = 50
+        eventually(lambda: stand_in.revision == 3 or None, within=30)
+        eventually(lambda: running.revision("a") == 3 or None, within=30)
+        event = eventually(lambda: cluster.events(namespace, "ProfileRolledBack")[0])
+        assert "50 of 50 requests to the wave failed" in event["message"]
+        rejected = cluster.status(namespace, "one")["profile"]["rejected"]
+        assert (rejected["revision"], rejected["reason"]) == (2, "Errors")
+        assert cluster.condition(namespace, "one", "Ready")["reason"] == "Invalid"
+
+        cluster.merge(SERVER, namespace, "one", {"spec": VALID})
+        ready(cluster, namespace, "False", "ProfileRolledBack")
+        assert (stand_in.revision, running.revision("a")) == (3, 3)
+
+
 def test_a_server_that_goes_back_by_hand_brings_its_wave_back(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     with fleet(cluster, namespace, tmp_path, "a", "b", rollout={"steps": [{"percent": 50, "pause": {}}]}) as running:
         running.synced(1)

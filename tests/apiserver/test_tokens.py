@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
-from tests.apiserver.cluster import Cluster, Json, Pods, document_of, eventually, names_of, server
+import pytest
+from tests.apiserver.cluster import Cluster, Json, document_of, eventually, names_of, server
 from tests.apiserver.conftest import Operator, StartOperator
 from tests.apiserver.fleet import Fleet, address, fleet, set_ttft
 
@@ -131,18 +132,31 @@ def changed(now: list[str], before: list[str]) -> list[str]:
     return now
 
 
-def test_a_deleted_secret_comes_back_when_a_pod_may_wait_for_it(
-    cluster: Cluster, start_operator: StartOperator, namespace: str
+@pytest.mark.parametrize("ready", [True, False], ids=["of a server at rest", "when a pod may wait for it"])
+def test_a_deleted_secret_comes_back(
+    cluster: Cluster, start_operator: StartOperator, namespace: str, tmp_path: Path, ready: bool
 ) -> None:
-    """It may not be watched, so a pod that does not become Ready is the sign."""
-    with start_operator("--namespace", namespace, "--observe-seconds", "1", "--resync-seconds", "3000"):
-        cluster.create(server(namespace, "one", replicas=1))
-        first = eventually(lambda: secret_of(cluster, namespace))
-        pods = Pods(cluster, namespace, "one")
+    """It may not be watched: it is applied blindly, each time that it is this server's turn."""
+    with (
+        start_operator("--namespace", namespace, "--observe-seconds", "1", "--resync-seconds", "3000") as operator,
+        fleet(cluster, namespace, tmp_path, *(["a"] if ready else []), replicas=1) as running,
+    ):
+        if ready:
+            running.synced(1)
+        else:
+            running.pods.add("a", address(), ready=False)
+        first = secret_of(cluster, namespace)
+        patches = secrets_written(operator)
+        eventually(lambda: secrets_written(operator) > patches + 1 or None)
+        again = secret_of(cluster, namespace)
+        assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"], (
+            "what is there is let alone"
+        )
         cluster.delete(SECRET, namespace, first["metadata"]["name"])
-        pods.add("a", address(), ready=False)
-        second = eventually(lambda: secret_of(cluster, namespace), within=60)
+        second = eventually(lambda: secret_of(cluster, namespace), within=30)
         assert second["data"] == first["data"]
+        event = eventually(lambda: cluster.events(namespace, "DriftCorrected")[0])
+        assert event["message"] == f"Secret {first['metadata']['name']} was put right: it was deleted"
 
 
 class Impostor(HTTPServer):

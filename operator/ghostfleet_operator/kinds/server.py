@@ -391,6 +391,15 @@ def replicas_of(raw: Any) -> int | None:
     return replicas if is_clear else None
 
 
+def rollout_of(raw: Any) -> Rollout:
+    """How a raw server wants new documents to come to its pods, whatever else is wrong with it; the defaults where that
+    is not clear."""
+    try:
+        return Rollout.model_validate(raw["spec"].get("rollout") or {})
+    except (ValidationError, LookupError, TypeError, AttributeError):
+        return Rollout()
+
+
 def parse_status(raw: Any) -> ServerStatus:
     """The status of a raw object; an empty one where there is none or it cannot be read."""
     try:

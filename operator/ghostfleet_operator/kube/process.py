@@ -276,7 +276,9 @@ class OperatorProcess:
         if self._workers:
             # Passes under way are completed, unless what they write would be refused anyhow.
             await asyncio.wait([self._workers], timeout=0 if self._failure else _STOP_SECONDS)
-        # kopf's own task that waits for this flag would else hold the process up for five seconds.
+        # kopf waits five seconds for tasks that are left: calls to pods that do not answer, and its own that waits for
+        # this flag.
+        self._servers.close()
         self._stop.set()
         log.info("stopped")
 

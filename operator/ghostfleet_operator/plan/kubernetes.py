@@ -19,6 +19,7 @@ from ghostfleet_operator.plan.documents import FILE_ANNOTATION, annotations_of, 
 from ghostfleet_operator.plan.observed import DOCUMENT_FILE, Replica, serving
 from ghostfleet_operator.plan.ports import api_ports, endpoint_name, event_ports, port_annotations
 from ghostfleet_operator.plan.replicas import ServerPlan
+from ghostfleet_operator.plan.waves import Truth
 from ghostfleet_operator.resolve import ADMIN_PORT, PORT
 
 FIELD_MANAGER: Final = "ghostfleet-operator"
@@ -98,7 +99,7 @@ def selector(name: str) -> str:
 def children(plan: ServerPlan, options: Options) -> list[Child]:
     """ConfigMap, Secret, Services and Deployment of a server, in the order in which they are applied."""
     return [
-        config_map(plan),
+        config_map(plan, plan.truth),
         admin_secret(plan, options.tokens),
         _service(plan, headless=False),
         _service(plan, headless=True),
@@ -106,10 +107,10 @@ def children(plan: ServerPlan, options: Options) -> list[Child]:
     ]
 
 
-def config_map(plan: ServerPlan) -> Child:
+def config_map(server: Owner, truth: Truth) -> Child:
     """The durable truth: the document that every pod reads at its start and watches."""
-    names = ChildNames.of(plan.name, plan.uid)
-    return child(plan, "v1", "ConfigMap", names.config, annotations_of(plan.truth)) | {"data": data_of(plan.truth)}
+    names = ChildNames.of(server.name, server.uid)
+    return child(server, "v1", "ConfigMap", names.config, annotations_of(truth)) | {"data": data_of(truth)}
 
 
 def admin_secret(server: Owner, tokens: tuple[str, ...]) -> Child:

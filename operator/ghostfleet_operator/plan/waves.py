@@ -123,6 +123,14 @@ def advance(
     return _filed(following, truth, policy.strategy, pods, settled=settled)
 
 
+def judged(truth: Truth, policy: Rollout, pods: Sequence[Replica], now: datetime) -> Truth:
+    """What the ConfigMap should hold next while it is not known what is wanted.
+
+    A wave gets no further and no new pods, but one that fails goes back: what protects the others needs no valid spec.
+    """
+    return _judged(truth, truth.canary, policy, pods, now) if truth.canary else truth
+
+
 def due_in(truth: Truth, policy: Rollout, now: datetime) -> float | None:
     """Seconds until time alone may change something; None where it cannot."""
     canary = truth.canary
@@ -170,6 +178,20 @@ def _stepped(truth: Truth, canary: Canary, policy: Rollout, pods: Sequence[Repli
     if canary.step >= len(policy.steps):
         return replace(truth, stable=canary.document, canary=None)
     canary = _joined(canary, policy.steps[canary.step], pods, now)
+    truth = _judged(truth, canary, policy, pods, now)
+    if truth.canary is None or truth.canary.held is None:
+        return truth
+    canary = truth.canary
+    if not _pause_is_over(policy, canary, truth.canary.held, now):
+        return truth
+    if canary.step + 1 == len(policy.steps):
+        return replace(truth, stable=canary.document, canary=None)
+    canary = replace(canary, step=canary.step + 1, held=None)
+    return replace(truth, canary=_joined(canary, policy.steps[canary.step], pods, now))
+
+
+def _judged(truth: Truth, canary: Canary, policy: Rollout, pods: Sequence[Replica], now: datetime) -> Truth:
+    """With `canary` as its pods are now, or without it where they failed."""
     here = [(pod, canary.members[pod.name]) for pod in pods if pod.name in canary.members]
     canary = replace(canary, members={pod.name: _watched(pod, member, canary, now) for pod, member in here})
     here = [(pod, canary.members[pod.name]) for pod, _ in here]
@@ -178,16 +200,9 @@ def _stepped(truth: Truth, canary: Canary, policy: Rollout, pods: Sequence[Repli
         rejected = Rejected(
             revision_of(canary.document), canary.document.hash, _digest(policy), reason, message[:1024], now
         )
-        return replace(_without_canary(truth), rejected=rejected)
-    if not here or any(member.behind for _, member in here):
-        return replace(truth, canary=replace(canary, held=None))
-    held = canary.held or now
-    if not _pause_is_over(policy, canary, held, now):
-        return replace(truth, canary=replace(canary, held=held))
-    if canary.step + 1 == len(policy.steps):
-        return replace(truth, stable=canary.document, canary=None)
-    canary = replace(canary, step=canary.step + 1, held=None)
-    return replace(truth, canary=_joined(canary, policy.steps[canary.step], pods, now))
+        return replace(_without_canary(replace(truth, canary=canary)), rejected=rejected)
+    is_behind = not here or any(member.behind for _, member in here)
+    return replace(truth, canary=replace(canary, held=None if is_behind else canary.held or now))
 
 
 def _joined(canary: Canary, step: Step, pods: Sequence[Replica], now: datetime, first: Iterable[str] = ()) -> Canary:

@@ -52,6 +52,8 @@ class ChildMemory:
     """How the API wrote down a child that it did not take literally (`0.5` CPU became `500m`), by its mark."""
     secret: str | None = None
     """The mark of the Secret that was applied last."""
+    secret_uid: str | None = None
+    """Its UID: another one tells that it had been deleted."""
 
 
 class Children:
@@ -78,13 +80,18 @@ class Children:
         corrections = []
         for child in wanted:
             if kind_of(child) == SECRET:
-                secret = marked(child)
-                if blind or memory.secret != mark_of(secret):
-                    await self._api.apply(secret)
-                    memory.secret = mark_of(secret)
+                if blind or memory.secret != mark_of(marked(child)):
+                    corrections += await self.ensure_secret(child, memory)
             elif correction := await self._ensure(child, reader, memory):
                 corrections.append(correction)
         return corrections
+
+    async def ensure_secret(self, child: Child, memory: ChildMemory) -> list[Correction]:
+        """Apply the Secret, unread."""
+        secret, before = marked(child), memory.secret_uid
+        meta = (await self._api.apply(secret))["metadata"]
+        memory.secret, memory.secret_uid = mark_of(secret), meta["uid"]
+        return [Correction("Secret", meta["name"], "it was deleted")] if before not in (None, meta["uid"]) else []
 
     async def scale(self, deployment: Object, replicas: int, reader: Reader) -> None:
         """Set the number of replicas of a Deployment of ours and leave the rest of it."""

@@ -50,6 +50,11 @@ def transitions(before: ServerStatus, after: ServerStatus) -> Iterator[Notice]:
             yield notice
     synced, last = after.profile, before.profile
     yield from _steps(last, synced)
+    rejected = synced.rejected if synced else None
+    if rejected and "ProfileRolledBack" not in told and rejected != (last.rejected if last else None):
+        # `Stalled` tells it, unless it has something else to tell: that the spec is invalid.
+        text = f"revision {rejected.revision} was rolled back ({rejected.reason}): {rejected.message}"
+        yield Notice(Severity.WARNING, "ProfileRolledBack", text)
     if synced and synced.last_sync_time and (last is None or last.last_sync_time != synced.last_sync_time):
         revision = synced.desired.revision if synced.desired else 0
         pods = f"{synced.synced_replicas} Ready pods" if synced.synced_replicas != 1 else "the Ready pod"

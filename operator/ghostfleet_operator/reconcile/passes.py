@@ -28,6 +28,21 @@ DECISIVE: Final = frozenset({SERVER, *PROFILES.values(), CONFIG_MAP})
 """Kinds that are read from the API itself before anything is given out to pods."""
 
 
+_SECRETS_PER_SECOND: Final = 1.0
+"""Rate at which Secrets of servers at rest are applied, of all servers together."""
+_WAITING_SECONDS: Final = 20.0
+"""How often a Secret is applied that a pod may be waiting for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which server it is: all that the names of its children and their owner references follow from."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a reconciler is told once."""
@@ -45,6 +60,13 @@ class Settings:
     """Why no ClusterLatencyProfile can be used; None where they can."""
     no_inference_pools: str | None = None
     """Why no InferencePool is made; None where they are."""
+
+    def secret_seconds(self, servers: int, *, waiting: bool) -> float:
+        """How often the Secret of each of `servers` servers is applied; nobody tells that one was deleted, as they may
+        not be watched. `waiting` is whether a pod is not Ready, perhaps for lack of it."""
+        # Looks at a server come a fifth sooner or later than every `observe_seconds`.
+        calm = max(self.observe_seconds * 0.72, servers / _SECRETS_PER_SECOND)
+        return min(calm, self.resync_seconds, _WAITING_SECONDS if waiting else math.inf)
 
 
 @dataclass(slots=True)

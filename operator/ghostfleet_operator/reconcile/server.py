@@ -9,13 +9,11 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Final
 
-from ghostfleet_operator.kinds.profile import ProfileResource, parse_profile
 from ghostfleet_operator.kinds.server import (
-    ProfileKind,
-    SimulatedModelServer,
     parse_server,
     parse_status,
     replicas_of,
+    rollout_of,
 )
 from ghostfleet_operator.plan.documents import truth_of
 from ghostfleet_operator.plan.kubernetes import (
@@ -24,11 +22,12 @@ from ghostfleet_operator.plan.kubernetes import (
     Options,
     admin_secret,
     children,
+    config_map,
     endpoints_config_map,
     is_ours,
 )
 from ghostfleet_operator.plan.replicas import plan_of
-from ghostfleet_operator.plan.waves import Truth, advance, due_in
+from ghostfleet_operator.plan.waves import Truth, advance, due_in, judged
 from ghostfleet_operator.reconcile.acknowledgements import Acknowledgements, Lanes
 from ghostfleet_operator.reconcile.api import (
     CHILDREN,
@@ -36,7 +35,6 @@ from ghostfleet_operator.reconcile.api import (
     DEPLOYMENT,
     INFERENCE_POOL,
     POD,
-    PROFILES,
     SERVER,
     Conflict,
     Invalid,
@@ -44,21 +42,20 @@ from ghostfleet_operator.reconcile.api import (
     Kind,
     KubeApi,
     Object,
-    kind_of,
-    namespace_of,
 )
 from ghostfleet_operator.reconcile.children import Children, Correction
 from ghostfleet_operator.reconcile.events import Notice, Recorder, Severity
 from ghostfleet_operator.reconcile.inference_pool import InferencePools
 from ghostfleet_operator.reconcile.mapping import profile_of
 from ghostfleet_operator.reconcile.observer import WorkObserver
-from ghostfleet_operator.reconcile.passes import DECISIVE, EVERYTHING, Memory, Pass, Settings
+from ghostfleet_operator.reconcile.passes import DECISIVE, EVERYTHING, Identity, Memory, Pass, Settings
 from ghostfleet_operator.reconcile.pods import Pod, owned_pods
+from ghostfleet_operator.reconcile.profiles import Profiles
 from ghostfleet_operator.reconcile.report import Reporter
 from ghostfleet_operator.reconcile.rescue import rescued
-from ghostfleet_operator.reconcile.store import Place, Reader, Store
+from ghostfleet_operator.reconcile.store import Reader, Store
 from ghostfleet_operator.reconcile.token import FIRST_EPOCH, Tokens, epoch_of
-from ghostfleet_operator.resolve import FindProfile, Reason, Resolved, Unresolved, resolve
+from ghostfleet_operator.resolve import Resolved, Unresolved, resolve
 from ghostfleet_operator.rollout import Send
 from ghostfleet_operator.status import Obstacle
 from ghostfleet_simulator.document import Document
@@ -66,10 +63,6 @@ from ghostfleet_simulator.problems import InvalidInput
 
 _SPREAD: Final = 0.2
 _LEFTOVER_SECONDS: Final = 2.0
-_SECRET_SECONDS: Final = 20.0
-"""How often the Secret is applied while a pod is not Ready."""
-_MOST_PROFILES: Final = 256
-"""Profiles that are kept as they were read."""
 _WAVE_SECONDS: Final = 5.0
 """How often the pods of a wave are asked at least."""
 
@@ -106,11 +99,10 @@ class ServerReconciler:
         self._now = now
         self._rng = rng
         self._children = Children(api)
+        self._profiles = Profiles(settings.no_cluster_profiles)
         self._pools = InferencePools(self._children, settings.no_inference_pools)
         self._reporter = Reporter(api=api, store=store, recorder=recorder, observer=observer, now=now)
         self._memories: dict[tuple[str, str], Memory] = {}
-        self._profiles_read: dict[Place, tuple[str, ProfileResource | InvalidInput]] = {}
-        """Profiles by where they are, with the version that was read."""
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """One pass; seconds until the next one is due without any event, or None. Raises `KubeError`."""
@@ -147,6 +139,7 @@ class ServerReconciler:
             pods = owned_pods(self._store.of_server(POD, namespace, name), names.deployment)
             await memory.pods.refresh(pods)
             if self._basis(raw, memory, pods) == memory.settled:
+                await self._renew_secret(raw, memory, pods)
                 return self._spread(self._settings.observe_seconds)
         run = Pass(raw, reader, memory, kinds, self._now(), parse_status(raw), names, tokens, thorough)
         before = self._known(raw)
@@ -213,7 +206,7 @@ class ServerReconciler:
         await run.reader.get(DEPLOYMENT, run.namespace, run.names.deployment)
         try:
             server = parse_server(run.raw)
-            resolved = resolve(server, await self._profiles(run, server))
+            resolved = resolve(server, await self._profiles.of(server, run.reader))
         except InvalidInput as error:
             run.obstacle = Obstacle.invalid(error)
             await self._keep(run)
@@ -252,7 +245,7 @@ class ServerReconciler:
         run.truth = truth
         if run.thorough:
             await self._children.prune(CHILDREN, wanted, run.reader, run.plan)
-        await self._tell(run, await self._pools.ensure(run, run.plan))
+        await self._tell(run.raw, await self._pools.ensure(run, run.plan))
         run.complete = run.error is None
         await self._deliver(run, truth)
         if run.pool_obstacle and self._settings.no_inference_pools is None:
@@ -276,7 +269,7 @@ class ServerReconciler:
 
     async def _apply(self, run: Pass, wanted: list[Child]) -> Invalid | None:
         """Bring children to what is wanted; why the API refused one, if it did."""
-        blind = run.thorough or self._may_miss_its_secret(run)
+        blind = run.thorough or self._may_miss_its_secret(run.memory, run.pods)
         try:
             corrections = await self._children.ensure(wanted, run.reader, run.memory.children, blind=blind)
         except Invalid as error:
@@ -284,35 +277,54 @@ class ServerReconciler:
             return error
         if blind:
             run.memory.secret_at = self._clock()
-        await self._tell(run, corrections)
+        await self._tell(run.raw, corrections)
         return None
 
-    async def _tell(self, run: Pass, corrections: list[Correction]) -> None:
+    async def _renew_secret(self, raw: Object, memory: Memory, pods: list[Pod]) -> None:
+        """Apply the Secret of a server at rest when it is its turn."""
+        if not self._may_miss_its_secret(memory, pods):
+            return
+        meta = raw["metadata"]
+        secret = admin_secret(Identity(meta["namespace"], meta["name"], meta["uid"]), memory.pods.tokens.accepted)
+        corrections = await self._children.ensure_secret(secret, memory.children)
+        memory.secret_at = self._clock()
+        await self._tell(raw, corrections)
+
+    async def _tell(self, raw: Object, corrections: list[Correction]) -> None:
         for correction in corrections:
             self._observer.corrected(correction.kind)
             text = f"{correction.kind} {correction.name} was put right: {correction.what}"
-            await self._recorder.emit(run.raw, Notice(Severity.NORMAL, "DriftCorrected", text))
+            await self._recorder.emit(raw, Notice(Severity.NORMAL, "DriftCorrected", text))
 
-    def _may_miss_its_secret(self, run: Pass) -> bool:
-        """Whether a pod may be waiting for a Secret that somebody deleted: nobody tells, as it may not be watched."""
-        since = self._clock() - run.memory.secret_at
-        return since >= _SECRET_SECONDS and any(not pod.ready for pod in run.pods)
+    def _may_miss_its_secret(self, memory: Memory, pods: list[Pod]) -> bool:
+        """Whether it is time to apply the Secret, in case that somebody deleted it."""
+        waiting = any(not pod.ready for pod in pods)
+        seconds = self._settings.secret_seconds(len(self._memories), waiting=waiting)
+        return self._clock() - memory.secret_at >= seconds
 
     async def _keep(self, run: Pass) -> None:
         """Without a plan what runs stays as it is: its pods go on with the last documents, and are told of. How many
-        of them there should be is clear all the same."""
+        of them there should be is clear all the same, and that a wave which fails goes back."""
         if run.truth is None:
             run.delay = self._spread(self._settings.observe_seconds)
             return
+        policy = rollout_of(run.raw)
+        truth = judged(run.truth, policy, run.replicas, run.began)
+        if not run.kinds and truth != run.truth:
+            raise _Unconfirmed
         kept = [admin_secret(run, run.tokens.accepted), endpoints_config_map(run, run.replicas)]
-        if not await self._children.foreign(kept, run.reader, run.uid):
-            await self._apply(run, kept)
+        if run.truth.canary:
+            kept.insert(0, config_map(run, truth))
+        if not await self._children.foreign(kept, run.reader, run.uid) and not await self._apply(run, kept):
+            run.truth = truth
         run.scale = replicas_of(run.raw)
         deployment = await run.reader.get(DEPLOYMENT, run.namespace, run.names.deployment)
         if run.scale is not None and deployment is not None and is_ours(deployment, run.uid):
             await self._children.scale(deployment, run.scale, run.reader)
         run.complete = run.error is None
         await self._deliver(run, run.truth)
+        if judged(run.truth, policy, run.replicas, self._now()) != run.truth:
+            run.delay = 0.0
 
     async def _deliver(self, run: Pass, truth: Truth) -> None:
         def due_of(pod: Pod) -> Document | None:
@@ -335,33 +347,6 @@ class ServerReconciler:
         version, known = found["metadata"]["resourceVersion"], run.memory.truth
         if known is None or known[0] != version:
             known = run.memory.truth = (version, truth_of(found))
-        return known[1]
-
-    async def _profiles(self, run: Pass, server: SimulatedModelServer) -> FindProfile:
-        reference, reason = server.spec.profile_ref, self._settings.no_cluster_profiles
-        if reference is None:
-            return lambda _kind, _name: None
-        if reason and reference.kind is ProfileKind.CLUSTER_LATENCY_PROFILE:
-            raise Unresolved(Reason.NOT_ENABLED, reason, "spec.profileRef.kind")
-        kind = PROFILES[reference.kind.value]
-        found = await run.reader.get(kind, run.namespace if kind.namespaced else "", reference.name)
-        if found is None or found["metadata"].get("deletionTimestamp"):
-            return lambda _kind, _name: None
-        profile = self._parsed(found)
-        return lambda _kind, _name: profile
-
-    def _parsed(self, raw: Object) -> ProfileResource | InvalidInput:
-        """A profile, as many servers may refer to it."""
-        place, version = (kind_of(raw), namespace_of(raw), raw["metadata"]["name"]), raw["metadata"]["resourceVersion"]
-        known = self._profiles_read.get(place)
-        if known is None or known[0] != version:
-            try:
-                known = version, parse_profile(raw)
-            except InvalidInput as error:
-                known = version, error
-            if len(self._profiles_read) >= _MOST_PROFILES:
-                self._profiles_read.clear()
-            self._profiles_read[place] = known
         return known[1]
 
     def _retry(self, obstacle: Obstacle) -> float:

@@ -54,7 +54,7 @@ def synced_verdict(seen: Observation, delivery: Delivery) -> Verdict:
     desired, documents = delivery.desired, seen.documents
     if desired is None:
         return unknown("NotResolved", "there is no profile to run yet")
-    if documents and documents.rejected and seen.plan:
+    if documents and documents.rejected:
         rejected = documents.rejected
         text = f"revision {rejected.revision} was rolled back ({rejected.reason}): {rejected.message}"
         return false("RolledBack", f"{text}; revision {desired.revision} is what ran before{_lag(delivery)}")

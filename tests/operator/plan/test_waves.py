@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.operator.objects import resolved
 
+from ghostfleet_operator.kinds.rollout import Rollout
 from ghostfleet_operator.plan.documents import annotations_of, data_of, truth_of
 from ghostfleet_operator.plan.observed import Replica
-from ghostfleet_operator.plan.waves import Truth, advance, due_in, revision_of, waits_for_promotion, wave_size
+from ghostfleet_operator.plan.waves import Truth, advance, due_in, judged, revision_of, waits_for_promotion, wave_size
 from ghostfleet_operator.resolve import Resolved
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -485,3 +486,85 @@ def test_whatever_happens_revisions_grow_nobody_is_sent_back_and_in_the_end_all_
     assert fleet.look() == fleet.truth
     assert (fleet.truth.canary, fleet.truth.rejected, ttft_of(fleet.truth)) == (None, None, "99ms")
     assert fleet.running == {revision_of(fleet.truth.stable): 6}
+
+
+# --- while it is not known what is wanted ------------------------------------------------------------
+
+HELD: dict[str, Any] = {"steps": [{"percent": 20, "pause": {"duration": "60s"}}, {"percent": 50, "pause": {}}]}
+
+
+def held_fleet(policy: dict[str, Any]) -> Pods:
+    fleet = Pods(10, wanting("20ms"))
+    fleet.look(wanting("30ms", policy))
+    fleet.deliver()
+    fleet.look()
+    assert fleet.truth.canary is not None
+    assert fleet.truth.canary.held == fleet.now
+    return fleet
+
+
+def look_away(fleet: Pods, policy: Rollout, later: float) -> Truth:
+    """A look while spec or profile cannot be used."""
+    fleet.now += timedelta(seconds=later)
+    fleet.truth = judged(fleet.truth, policy, tuple(fleet.pods.values()), fleet.now)
+    return fleet.truth
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the rollout is valid", "the rollout is invalid"])
+def test_a_wave_stands_still_and_goes_on_where_it_stood(known: bool) -> None:
+    fleet = held_fleet(HELD)
+    policy = fleet.wanted.server.spec.rollout if known else Rollout()
+    before, wave = fleet.truth, fleet.wave
+    assert look_away(fleet, policy, 300.0) == before, "its pause is over, and nobody says what comes next"
+    del fleet.pods[wave[0]]
+    look_away(fleet, policy, 1.0)
+    assert fleet.wave == wave[1:], "nobody takes the place of a pod that is gone"
+    fleet.look()
+    assert fleet.truth.canary is not None
+    assert (fleet.truth.canary.step, len(fleet.wave)) == (0, 2), "now somebody does, and the step waits for it"
+    fleet.deliver()
+    fleet.look()
+    assert fleet.look(later=60.0).canary == fleet.truth.canary
+    assert len(fleet.wave) == 5, "the next step"
+
+
+def test_a_wave_whose_pods_all_run_it_goes_on_at_once_when_its_pause_is_over_meanwhile() -> None:
+    fleet = held_fleet(HELD)
+    look_away(fleet, Rollout(), 61.0)
+    truth = fleet.look()
+    assert truth.canary is not None
+    assert (truth.canary.step, len(fleet.wave)) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "later", "reason"),
+    [({"restarts": 1}, 0.0, "Restarted"), ({"ready": False}, 31.0, "NotReady")],
+)
+def test_a_wave_that_fails_meanwhile_goes_back_and_is_not_tried_again(
+    trouble: dict[str, Any], later: float, reason: str
+) -> None:
+    fleet = held_fleet(HELD)
+    policy = fleet.wanted.server.spec.rollout
+    fleet.change(fleet.wave[0], **trouble)
+    look_away(fleet, policy, 0.0)
+    truth = look_away(fleet, policy, later)
+    assert truth.rejected is not None
+    assert (truth.canary, revision_of(truth.stable), ttft_of(truth)) == (None, 3, "20ms")
+    assert truth.rejected.reason == reason
+    assert look_away(fleet, policy, 60.0) == truth
+    assert fleet.look() == truth, "the same spec, valid again"
+
+
+def test_errors_are_not_looked_at_where_the_rollout_itself_is_invalid() -> None:
+    fleet = held_fleet({**HELD, "maxErrorPercent": 5})
+    fleet.change(fleet.wave[0], requests=100, errors=50)
+    assert look_away(fleet, Rollout(), 0.0).rejected is None
+    rejected = look_away(fleet, fleet.wanted.server.spec.rollout, 0.0).rejected
+    assert rejected is not None
+    assert rejected.reason == "Errors"
+
+
+def test_without_a_wave_nothing_is_judged() -> None:
+    fleet = Pods(3, wanting("20ms"))
+    fleet.change("p00", ready=False, restarts=7)
+    assert look_away(fleet, Rollout(), 600.0) == fleet.truth

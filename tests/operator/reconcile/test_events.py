@@ -158,3 +158,19 @@ def test_a_wave_is_told_of_when_it_begins_and_at_every_step() -> None:
     assert told(at(6, 2), at(7, 1)) == begun
     assert told(at(7, 1), at(7, 1)) == []
     assert told(at(7, 1), at(7, 2)) == [("ProfileRolloutStep", "revision 7, step 2 of 2: to 3 pods")]
+
+
+def test_a_wave_that_goes_back_while_the_spec_is_invalid_is_told_of() -> None:
+    """`Stalled` goes on to tell what is invalid; where it tells of the wave itself, that is told once."""
+    rejected = {"revision": 2, "hash": "h", "reason": "Restarted", "message": "p1: again", "time": NOON.isoformat()}
+
+    def at(*conditions: tuple[str, str, str]) -> ServerStatus:
+        made = status(*conditions).model_dump(mode="json", by_alias=True, exclude_none=True)
+        return ServerStatus.model_validate({**made, "profile": {"rejected": rejected}})
+
+    invalid, stalled = ("Stalled", "True", "Invalid"), ("Stalled", "True", "ProfileRolledBack")
+    (told,) = transitions(status(invalid), at(invalid))
+    assert (told.severity, told.reason) == (Severity.WARNING, "ProfileRolledBack")
+    assert told.message == "revision 2 was rolled back (Restarted): p1: again"
+    assert list(transitions(at(invalid), at(invalid))) == []
+    assert [n.reason for n in transitions(status(), at(stalled))] == ["ProfileRolledBack"]
