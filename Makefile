@@ -30,6 +30,7 @@ down: setup ## stop the fleet that runs on this machine
 # Workers share the tests (tests/sharing.py), more than there are cores, for half of the time is waiting; 0 is without.
 test: check ## checks, then all tests (a sample of the long ones)
 	@$(BIN)/python -m e2e.build etcd kube-apiserver kube-controller-manager kube-scheduler kwok kubectl helm kvindex >/dev/null || true
+	@$(BIN)/python -m tests.schedulers.routers >/dev/null || true
 	$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 check: setup ## style, types, layers, and whether generated files are up to date

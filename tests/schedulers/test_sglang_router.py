@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
-from e2e.shell import Failure
-from tests.schedulers.routers import SGLANG_ROUTER, Router, installed, routing
+from tests.schedulers.routers import SGLANG_ROUTER, Router, answered, inject, required, routing, until
 from tests.served import Serve, Served
 
 QUICK = ("--dialect", "sglang", "--time-to-first-token", "1ms", "--inter-token-latency", "1ms")
@@ -25,12 +22,7 @@ pytestmark = pytest.mark.timeout(600)  # the first of them installs the router
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    try:
-        return installed("sglang-router", SGLANG_ROUTER)
-    except Failure as error:
-        if os.environ.get("GHOSTFLEET_CI") == "1":
-            pytest.fail(f"sglang-router must run in CI: {error}", pytrace=False)
-        pytest.skip(f"sglang-router cannot be installed: {str(error).splitlines()[0]}")
+    return required("sglang-router", SGLANG_ROUTER)
 
 
 @pytest.fixture
@@ -48,23 +40,10 @@ def start(program: Path, tmp_path: Path) -> Iterator[Start]:
         yield make
 
 
-def until(condition: Callable[[], bool], made: Router) -> None:
-    """Wait for a condition, for two minutes at most."""
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end, made.log.read_text()[-3000:]
-        time.sleep(0.2)
-
-
 def healthy(made: Router) -> int:
     """Workers that the router would send requests to."""
     found = httpx.get(f"{made.url}/workers", timeout=30)
     return sum(worker["is_healthy"] for worker in found.json()["workers"]) if found.status_code == 200 else 0
-
-
-def served(server: Served) -> int:
-    """Requests that a server has answered."""
-    return int(httpx.get(f"{server.admin_url}/admin/requests").json()["total"])
 
 
 def test_it_learns_of_servers_what_they_are(serve: Serve, start: Start) -> None:
@@ -81,7 +60,7 @@ def test_round_robin(serve: Serve, start: Start) -> None:
     """Chats, completions and SGLang's own requests, whole and streamed, each server in its turn."""
     servers = [serve(*QUICK) for _ in range(2)]
     made = start(servers, "round_robin")
-    before = [served(server) for server in servers]
+    before = [answered(server) for server in servers]
     for body in ({}, {"stream": True}):
         for path, asked in (
             ("/v1/chat/completions", CHAT),
@@ -92,7 +71,7 @@ def test_round_robin(serve: Serve, start: Start) -> None:
                 answer = made.post(path, **(asked | body))
                 assert answer.status_code == 200, answer.text
                 assert answer.text.endswith("data: [DONE]\n\n") == bool(body)
-    assert [served(server) - count for server, count in zip(servers, before, strict=True)] == [6, 6]
+    assert [answered(server) - count for server, count in zip(servers, before, strict=True)] == [6, 6]
 
 
 def test_cache_aware(serve: Serve, start: Start) -> None:
@@ -105,7 +84,7 @@ def test_cache_aware(serve: Serve, start: Start) -> None:
         assert answer.status_code == 200, answer.text
     cached = answer.json()["meta_info"]["cached_tokens"]
     assert cached > 100
-    assert sorted(served(server) for server in servers) == [0, 6]
+    assert sorted(answered(server) for server in servers) == [0, 6]
 
 
 def test_a_server_that_is_unhealthy_gets_nothing_until_it_is_well(serve: Serve, start: Start) -> None:
@@ -113,14 +92,13 @@ def test_a_server_that_is_unhealthy_gets_nothing_until_it_is_well(serve: Serve, 
     servers = [serve(*QUICK) for _ in range(2)]
     made = start(servers, "round_robin", "--health-failure-threshold", "1", "--health-success-threshold", "1")
     sick, well = servers
-    ill = {"failures": [{"type": "HTTPError", "status": 500, "match": {"endpoints": ["Health"]}}]}
-    assert httpx.patch(f"{sick.admin_url}/admin/config", json=ill).status_code == 200
+    inject(sick, {"type": "HTTPError", "status": 500, "match": {"endpoints": ["Health"]}})
     until(lambda: healthy(made) == 1, made)
-    before = served(sick), served(well)
+    before = answered(sick), answered(well)
     for _ in range(4):
         assert made.post("/v1/chat/completions", **CHAT).status_code == 200
-    assert (served(sick) - before[0], served(well) - before[1]) == (0, 4)
-    assert httpx.patch(f"{sick.admin_url}/admin/config", json={"failures": []}).status_code == 200
+    assert (answered(sick) - before[0], answered(well) - before[1]) == (0, 4)
+    inject(sick)
     until(lambda: healthy(made) == 2, made)
 
 
@@ -130,20 +108,18 @@ def test_the_circuit_of_a_server_that_fails_opens_and_closes(serve: Serve, start
     breaking = ["--cb-failure-threshold", "2", "--cb-success-threshold", "1", "--cb-timeout-duration-secs", "3"]
     made = start(servers, "round_robin", *breaking)
     broken = servers[0]
-    assert (
-        httpx.patch(f"{broken.admin_url}/admin/config", json={"failures": [{"type": "ServerError"}]}).status_code == 200
-    )
-    failed = served(broken)
+    inject(broken, {"type": "ServerError"})
+    failed = answered(broken)
     for _ in range(8):
         assert made.post("/v1/chat/completions", **CHAT).status_code == 200
     opened = made.value("smg_worker_cb_transitions_total", worker=broken.url, to="open")
     assert opened >= 1
-    assert served(broken) - failed < 8
-    assert httpx.patch(f"{broken.admin_url}/admin/config", json={"failures": []}).status_code == 200
-    before = served(broken)
+    assert answered(broken) - failed < 8
+    inject(broken)
+    before = answered(broken)
 
     def used_again() -> bool:
         assert made.post("/v1/chat/completions", **CHAT).status_code == 200
-        return served(broken) > before
+        return answered(broken) > before
 
     until(used_again, made)
