@@ -35,18 +35,18 @@ def test_the_example_serves_ranks_in_both_ways(make_fleet: MakeFleet) -> None:
     fleet = make_fleet((EXAMPLES / "ranks.yaml").read_text())
     fleet.start()
     found = endpoints(fleet)
-    assert sorted(found) == ["balanced-0", "pooled-0-rank-0", "pooled-0-rank-1"]
-    (address, first), (other, second) = found["pooled-0-rank-0"], found["pooled-0-rank-1"]
+    assert sorted(found) == ["balanced-0", "ranked-0-rank-0", "ranked-0-rank-1"]
+    (address, first), (other, second) = found["ranked-0-rank-0"], found["ranked-0-rank-1"]
     assert (other, int(second)) == (address, int(first) + 1)
-    ask(*found["pooled-0-rank-1"])
+    ask(*found["ranked-0-rank-1"])
     ask(*found["balanced-0"], **{"X-data-parallel-rank": "3"})
     replicas = fleet.replicas()
     told = {name: admin(fleet, replica, "/admin/requests")["requests"] for name, replica in replicas.items()}
     assert {name: [request["rank"] for request in requests] for name, requests in told.items()} == {
-        "pooled-0": [1],
+        "ranked-0": [1],
         "balanced-0": [3],
     }
-    state = admin(fleet, replicas["pooled-0"], "/admin/state")
+    state = admin(fleet, replicas["ranked-0"], "/admin/state")
     ports = [int(rank["kvEvents"]["endpoint"].rpartition(":")[2]) for rank in state["ranks"]]
     assert ports[1] == ports[0] + 1
 
