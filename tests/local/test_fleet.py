@@ -284,12 +284,14 @@ def test_detached_fleet_is_seen_changed_and_stopped(make_fleet: MakeFleet, tmp_p
     up = fleet.run("up", "-df", str(fleet.file))
     assert up.returncode == 0, up.stderr
     assert up.stdout.startswith("curl -N http://127.")
+    down = f"`ghostfleet down --state {fleet.state}`"
+    assert f"1 replica runs; `ghostfleet status --state {fleet.state}` shows it, {down} stops it" in up.stderr
     pids = [fleet.status()["pid"], *(replica["pid"] for replica in fleet.replicas().values())]
     assert all(map(alive, pids))
 
     again = fleet.run("up", "-f", str(fleet.file))
     assert again.returncode == 1
-    assert f"a fleet runs already (process {pids[0]}, from {fleet.file})" in again.stderr
+    assert f"a fleet runs already (process {pids[0]}, from {fleet.file}): {down} stops it" in again.stderr
 
     status = fleet.run("status")
     assert status.returncode == 0

@@ -63,5 +63,6 @@ def _wait(folder: StateFolder, loaded: int, timeout: float) -> int:
     if not timeout:
         return Exit.OK
     raise CommandError(
-        f"not everything is in force after {timeout:g} s; `ghostfleet status` tells more", Exit.TIMED_OUT
+        f"not everything is in force after {timeout:g} s; `ghostfleet status{folder.flag}` tells more",
+        Exit.TIMED_OUT,
     )

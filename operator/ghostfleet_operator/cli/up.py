@@ -142,7 +142,8 @@ def _already_running(folder: StateFolder) -> CommandError:
     files = ", ".join(fleet.get("files", [])) or "?"
     return CommandError(
         f"a fleet runs already (process {folder.holder() or '?'}, from {files}): "
-        "`ghostfleet down` stops it, `ghostfleet apply -f FILE` changes it, --state DIR starts another one beside it"
+        f"`ghostfleet down{folder.flag}` stops it, `ghostfleet apply -f FILE{folder.flag}` changes it, "
+        f"{'another --state' if folder.flag else '--state'} DIR starts another one beside it"
     )
 
 
@@ -170,7 +171,9 @@ def _detached(plan: Plan, timeout: float) -> int:
             fleet = folder.fleet() or {}
             if fleet.get("pid") == supervisor.pid and fleet.get("phase") == "running":
                 count = sum(len(server["replicas"]) for server in fleet["servers"])
-                say(f"{count} replicas run; `ghostfleet status` shows them, `ghostfleet down` stops them")
+                status, down = f"`ghostfleet status{folder.flag}`", f"`ghostfleet down{folder.flag}`"
+                runs, them = ("replica runs", "it") if count == 1 else ("replicas run", "them")
+                say(f"{count} {runs}; {status} shows {them}, {down} stops {them}")
                 line = curl_line(fleet)
                 if line:
                     tell(line)

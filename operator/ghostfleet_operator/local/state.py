@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -51,6 +52,11 @@ class StateFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+
+    @property
+    def flag(self) -> str:
+        """What a command line needs at its end to mean this fleet; empty where the folder is the default one."""
+        return "" if self.path == default_folder(os.environ).absolute() else f" --state {shlex.quote(str(self.path))}"
 
     @property
     def token_file(self) -> Path:
