@@ -34,7 +34,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
     """The work that a chat request asks for; `headers` have lower-case names. Raises `ApiError`."""
     facts.check_model(request.model)
     lora = facts.adapters.get(request.model)
-    _refuse_tools(request)
+    _check_tool_choice(request, auto=facts.settings.enable_auto_tool_choice)
     messages = chat_messages(request, facts)
     limits = Limits(request, facts, request.max_completion_tokens, request.max_tokens)
     text = chat_prompt(request, messages, facts)
@@ -252,17 +252,21 @@ def _late(
     )
 
 
-def _refuse_tools(request: ChatCompletionRequest) -> None:
-    """A server without a tool parser, as vLLM starts without `--tool-call-parser`."""
+def _check_tool_choice(request: ChatCompletionRequest, *, auto: bool) -> None:
+    """Refused as by a vLLM without `--tool-call-parser`; with `auto`, only one that demands a call."""
     choice = request.tool_choice
     if choice is None or choice == "none":
         return
     if choice == "auto":
+        if auto:
+            return
         raise bad_request('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
     if isinstance(choice, ChatCompletionNamedToolChoiceParam):
         wanted = f'function "{choice.function.name}"'
     else:
         wanted = f'"{choice}"'
+    if auto:
+        raise ApiError(501, "NotImplementedError", f"tool_choice={wanted}: a simulated server calls no tool")
     raise bad_request(f"tool_choice={wanted} requires --tool-call-parser to be set")
 
 

@@ -24,6 +24,10 @@ class Api(Settings):
     enable_request_id_headers: Annotated[Switch, Flag("enable-request-id-headers")] = False
     """Every answer has the header `X-Request-Id`: the request's, or a random one."""
 
+    enable_auto_tool_choice: Annotated[Switch, Flag("enable-auto-tool-choice")] = False
+    """A chat may bring tools and leave the choice to the model: it is answered in words, as by a model that calls none.
+    Else it is refused, as by a vLLM without this flag. The tools count in the prompt."""
+
     completions_to_the_end: Annotated[Switch, Flag("completions-to-the-end")] = False
     """A completion without `max_tokens` may use the rest of the context, as in llm-d-inference-sim; else 16 tokens."""
 

@@ -77,7 +77,7 @@ Count = Annotated[Whole, Field(ge=1)]
 Text = Annotated[str, Field(strict=True)]
 Texts = tuple[Text, ...]
 
-_TOOLS: Final = _missing("tool calls are not simulated yet")
+_TOOLS: Final = _missing("no tool is called; chats with tools are answered in words")
 _IMAGES: Final = _missing("answers with images are not simulated yet")
 _DATASET: Final = _missing("answers from data sets are not simulated yet")
 _IGNORED: Final = _needless("llm-d-inference-sim ignores it as well")

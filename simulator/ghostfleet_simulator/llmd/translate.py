@@ -64,6 +64,7 @@ def tree_of(settings: LlmdSettings, *, dev_mode: bool) -> dict[str, Any]:
         "api": {
             "completionsToTheEnd": True,
             "enablePromptTokensDetails": True,
+            "enableAutoToolChoice": True,
             **({"enableRequestIdHeaders": True} if settings.enable_request_id_headers else {}),
         },
         "kvTransfer": _kv_transfer(settings),

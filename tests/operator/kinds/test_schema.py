@@ -237,7 +237,7 @@ def test_every_example_is_accepted_by_a_cluster_and_a_laptop_alike(path: Path) -
 
 
 def test_the_examples_can_be_applied_together() -> None:
-    """`ghostfleet up -f examples` takes the folder, and `kubectl apply -f examples` replaces none of them by another."""
+    """`ghostfleet up -f examples` takes the folder, and `kubectl apply -f examples` overwrites none."""
     objects = [found for path in EXAMPLES.glob("*.yaml") for found in yaml.safe_load_all(path.read_text())]
     keys = [(found["kind"], found["metadata"]["name"]) for found in objects]
     assert sorted(keys) == sorted(set(keys))

@@ -12,7 +12,7 @@ from ghostfleet_simulator.api import preflight
 from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.requests import CHAT, COMPLETION
-from ghostfleet_simulator.config import ModelSettings, ServerConfig
+from ghostfleet_simulator.config import Api, ModelSettings, ServerConfig
 from ghostfleet_simulator.runtime.work import Kind, Work
 from ghostfleet_simulator.text.tokenizer import Tokenizer
 
@@ -83,6 +83,20 @@ def test_a_chat_becomes_one_prompt(facts: Facts, tokenizer: Tokenizer) -> None:
     plain = [messages[0], {"role": "user", "content": "Hello\nthere"}]
     assert prompt.token_ids == tokenizer.apply_chat_template(plain)
     assert (work.kind, work.role, prompt.echo, prompt.prefix) == (Kind.CHAT, "assistant", "Hello\nthere", "")
+
+
+def test_tools_are_taken_where_the_model_may_choose(tokenizer: Tokenizer) -> None:
+    """With `enableAutoToolChoice` they are part of the prompt; a choice that demands a call is not implemented."""
+    tools = [{"type": "function", "function": {"name": "weather", "description": "Tells the weather of a city."}}]
+    model = ModelSettings(name="org/base", max_model_len=512)
+    strict = Facts.of(ServerConfig(model=model), tokenizer)
+    lenient = Facts.of(ServerConfig(model=model, api=Api(enable_auto_tool_choice=True)), tokenizer)
+    bare, with_tools = (judge(lenient, chat(**more)).prompts[0].token_ids for more in ({}, {"tools": tools}))
+    assert len(with_tools) > len(bare)
+    assert judge(strict, chat(tools=tools, tool_choice="none")).prompts[0].token_ids == with_tools
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        error = refused(lenient, chat(tools=tools, tool_choice=choice))
+        assert (error.status, error.type) == (501, "NotImplementedError")
 
 
 def test_special_tokens_are_added_where_the_field_says_so(facts: Facts, tokenizer: Tokenizer) -> None:

@@ -16,7 +16,7 @@ POD = {"POD_IP": "10.1.2.3", "POD_NAME": "p", "POD_NAMESPACE": "ns"}
 ALWAYS = {
     "engine": {"version": "0.19"},
     "http": {"llmdSimRoutes": True, "allowRuntimeLoraUpdating": True},
-    "api": {"completionsToTheEnd": True, "enablePromptTokensDetails": True},
+    "api": {"completionsToTheEnd": True, "enablePromptTokensDetails": True, "enableAutoToolChoice": True},
     "failureHeaders": True,
     "kvTransfer": {"kvConnector": "NixlConnector", "kvRole": "kv_both", "kvLoadFailurePolicy": "recompute"},
 }
