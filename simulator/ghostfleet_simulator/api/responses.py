@@ -196,7 +196,7 @@ class Chunks:
     where the client asked for `continuous_usage_stats`.
     """
 
-    __slots__ = ("_before", "_continuous", "_fingerprint", "_prompt_tokens", "_work", "head", "prefix", "tail")
+    __slots__ = ("_before", "_continuous", "_fingerprint", "_prompt_tokens", "_work", "head", "prefix")
 
     # What a subclass fills in: the chunk's `object`, and the pieces of a choice around its text.
     _object: bytes
@@ -204,6 +204,11 @@ class Chunks:
     _after_text: bytes
     _finished: bytes
     _usage_tail: bytes
+    tail: bytes
+    """The same for all, so that it is near when a token comes."""
+
+    def __init_subclass__(cls) -> None:
+        cls.tail = cls._after_text % _NULLS + b'],"kv_transfer_params":null}\n\n'
 
     def __init__(self, work: Work, prompt: Prompt, index: int, created: int, fingerprint: str | None) -> None:
         self._work = work
@@ -220,7 +225,6 @@ class Chunks:
         """What goes before the text of the first chunk of a completion; the opening of a chat has it already."""
         self.head: bytes = b'%b{"index":%d%b' % (self._before, index, self._before_text)
         """A chunk of text without usage is `head + fragment + tail`."""
-        self.tail: bytes = self._after_text % _NULLS + b'],"kv_transfer_params":null}\n\n'
 
     def opening(self) -> bytes:
         """What precedes the chunk of the first token."""

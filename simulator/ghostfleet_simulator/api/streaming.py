@@ -32,6 +32,16 @@ from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
 from ghostfleet_simulator.text.answer import Answer
 from ghostfleet_simulator.text.detokenize import Detokenizer
 
+
+class _Sizes(dict[int, bytes]):
+    """What stands before a chunk of so many bytes."""
+
+    def __missing__(self, size: int) -> bytes:
+        line = self[size] = b"%x\r\n" % size
+        return line
+
+
+_SIZES: Final = _Sizes()
 _CONTENT_TYPE: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
@@ -42,9 +52,12 @@ class StreamedChoice:
         "_answer",
         "_detokenizer",
         "_flow",
+        "_fragments",
         "_generation",
         "_head",
         "_interval",
+        "_keep_data",
+        "_keep_line",
         "_line",
         "_merges",
         "_opening",
@@ -80,23 +93,24 @@ class StreamedChoice:
         """`opening` gives what precedes the first chunk of the whole stream, once; `detokenizer` is there where stop
         strings are to be found, `teller` where more than text is told. With `plain` there is a chunk per token, and
         they differ in nothing but their text; else a chunk has `interval` tokens at least. A choice that `merges` waits
-        for the tokens that come at the same moment.
+        for the tokens that come at the same moment; nothing stands between it and the driver.
         """
         self._transfer = transfer
         self._teller = teller
         self._interval = interval
         self._generation = generation
         self._seq = seq
-        self._answer = answer
+        self._answer, self._fragments = answer, answer.fragments
         self._flow = connection.flow
         self._line, self._outbox, self._put = connection, outbox, outbox.put
+        self._keep_line, self._keep_data = outbox.keep_line, outbox.keep_data
         self._merges = merges
         self.chunks = chunks
         """The frames of the choice."""
         self._opening = opening
         self._detokenizer = detokenizer
-        self._plain = plain
-        self._head, self._tail = chunks.head, chunks.tail
+        self._plain = plain and merges
+        self._head, self._tail = chunks.head, chunks.tail + b"\r\n"
         self._overhead = len(chunks.head) + len(chunks.tail)
         self._sent = 0
 
@@ -107,9 +121,13 @@ class StreamedChoice:
         sent = self._sent
         if sent and self._plain and self._seq.produced == sent + 1:
             self._sent = sent + 1
-            fragment = self._answer.fragment(sent)
-            size = self._overhead + len(fragment)
-            self._put(self._line, b"%x\r\n%b%b%b\r\n" % (size, self._head, fragment, self._tail))
+            try:
+                fragment = self._fragments[sent]
+            except IndexError:
+                fragment = self._answer.fragment(sent)
+            size = _SIZES[self._overhead + len(fragment)]
+            self._keep_line(self._line)
+            self._keep_data(b"".join((size, self._head, fragment, self._tail)))
         else:
             self.catch_up()
 

@@ -15,7 +15,7 @@ from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.simple import SimpleTimer
 from ghostfleet_simulator.engine.step import Step
 
-_BUSY: Final = 192
+_BUSY: Final = 64
 """Sequences running from which only every second moment of a gap is used; every fourth from twice as many on."""
 _LONGEST_STRIDE: Final = 4
 

@@ -149,7 +149,7 @@ class Scheduler:
 
         All of their blocks are full. Returns the preempted ones, who may be among them.
         """
-        in_turn = sorted(sequences, key=_order)
+        in_turn = sorted(sequences, key=_order) if len(sequences) > 1 else sequences
         if self._cache is not None:
             for seq in in_turn:
                 self._cache.store(seq, seq.num_tokens - 1)

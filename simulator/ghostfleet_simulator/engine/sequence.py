@@ -190,4 +190,6 @@ class Sequence:
         beyond = end - len(prompt)
         if beyond <= 0:
             return tuple(prompt[begin:end])
-        return (*prompt[begin:], *self.answer.token_ids(max(0, begin - len(prompt)), beyond))
+        if begin >= len(prompt):
+            return tuple(self.answer.token_ids(begin - len(prompt), beyond))
+        return (*prompt[begin:], *self.answer.token_ids(0, beyond))

@@ -29,7 +29,7 @@ class Answer:
     them that ends it and has no text: end of sequence, or the stop token that `stop_reason` names. `length` counts it.
     """
 
-    __slots__ = ("_chunks", "_end", "_fragments", "_ids", "_shown", "finish_reason", "length", "stop_reason")
+    __slots__ = ("_chunks", "_end", "_ids", "_shown", "finish_reason", "fragments", "length", "stop_reason")
 
     def __init__(
         self, chunks: Iterator[Chunk], shown: int, end: int | None = None, stop_reason: int | None = None
@@ -38,7 +38,8 @@ class Answer:
         self._shown = shown
         self._end = end
         self._ids: list[int] = []
-        self._fragments: list[bytes] = []
+        self.fragments: list[bytes] = []
+        """Those that have been made, in this one list; `fragment` makes more."""
         self.length: int = shown + (end is not None)
         """Completion tokens."""
         self.finish_reason: Literal["stop", "length"] = "length" if end is None else "stop"
@@ -51,10 +52,10 @@ class Answer:
         all of it. Raises `IndexError` from `length` on.
         """
         try:
-            return self._fragments[index]
+            return self.fragments[index]
         except IndexError:
             self._make(index)
-            return self._fragments[index]
+            return self.fragments[index]
 
     def token_ids(self, start: int, stop: int) -> list[int]:
         """Ids of the tokens from `start` up to, but without, `stop`, at most `length`."""
@@ -64,11 +65,11 @@ class Answer:
     def text(self, start: int, stop: int) -> bytes:
         """The fragments from `start` up to, but without, `stop` in one."""
         self._make(min(stop, self.length) - 1)
-        return b"".join(self._fragments[start:stop])
+        return b"".join(self.fragments[start:stop])
 
     def _make(self, index: int) -> None:
         """Have the token at `index`, if the answer is that long."""
-        ids, fragments = self._ids, self._fragments
+        ids, fragments = self._ids, self.fragments
         while len(ids) <= index and self._chunks is not None:
             target = min(index + _AHEAD, self._shown)
             while len(ids) < target:
