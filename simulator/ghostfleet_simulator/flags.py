@@ -187,6 +187,8 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) 
 def _read_file(path: Path, known: Mapping[str, Setting]) -> _File:
     try:
         raw = read_mapping(path)
+        if {"apiVersion", "kind"} <= raw.keys():
+            raise InvalidInput([Problem("", f"holds objects for a cluster; `ghostfleet up -f {path}` runs those here")])
         if "revision" in raw or isinstance(raw.get("config"), Mapping):
             document = Document.parse(raw)
             return _File(path=path, tree=raw["config"], document=document)

@@ -380,6 +380,7 @@ def test_a_bad_variable_is_named() -> None:
         ("model: m\nmodel: n\n", "line 2, column 1: not valid YAML: the key 'model' is there twice"),
         ("model: [\n", "line 2, column 1: not valid YAML:"),
         ("- a\n", "must hold a mapping from names to values"),
+        ("{apiVersion: ghostfleet.dev/v1alpha1, kind: LatencyProfile, spec: {}}", "holds objects for a cluster; "),
         ("a: 1\n---\nb: 1\n", "holds 2 YAML documents, where one is allowed"),
         ("profile: 3\nmodel: m\n", "profile: must be an object with named fields"),
         ({"revision": -1, "config": {"model": {"name": "m"}}}, "revision: is not a whole number from 0"),

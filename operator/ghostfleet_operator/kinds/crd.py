@@ -46,8 +46,8 @@ class Column:
     description: str = ""
 
 
-def _condition(aspect: str) -> str:
-    return f'.status.conditions[?(@.type=="{aspect}")].status'
+def _condition(aspect: str, field: str = "status") -> str:
+    return f'.status.conditions[?(@.type=="{aspect}")].{field}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,8 @@ KINDS: Final = (
         "sms",
         (
             Column("Ready", _condition("Ready"), description="Whether what is wanted is what runs"),
+            Column("Reason", _condition("Ready", "reason"), description="Why it is, or is not yet"),
+            Column("Desired", ".spec.replicas", "integer", description="Pods that are wanted, unless suspended"),
             Column("Replicas", ".status.readyReplicas", "integer", description="Pods that take requests"),
             Column("Profile", ".spec.profileRef.name", description="Profile that is referred to; empty for an own one"),
             Column("Synced", _condition("ProfileSynced"), description="Whether every Ready pod runs the profile"),

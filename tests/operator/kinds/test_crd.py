@@ -87,7 +87,8 @@ def test_a_server_scales_and_shows_what_a_fleet_owner_scans() -> None:
         "labelSelectorPath": ".status.selector",
     }
     columns = [(column["name"], column.get("priority", 0)) for column in version["additionalPrinterColumns"]]
-    assert [name for name, wide in columns if not wide] == ["Ready", "Replicas", "Profile", "Synced", "Model", "Age"]
+    narrow = ["Ready", "Reason", "Desired", "Replicas", "Profile", "Synced", "Model", "Age"]
+    assert [name for name, wide in columns if not wide] == narrow
     assert [name for name, wide in columns if wide] == ["Hash", "Revision", "URL"]
 
 
