@@ -187,8 +187,6 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) 
 def _read_file(path: Path, known: Mapping[str, Setting]) -> _File:
     try:
         raw = read_mapping(path)
-        if {"apiVersion", "kind"} <= raw.keys():
-            raise InvalidInput([Problem("", f"holds objects for a cluster; `ghostfleet up -f {path}` runs those here")])
         if "revision" in raw or isinstance(raw.get("config"), Mapping):
             document = Document.parse(raw)
             return _File(path=path, tree=raw["config"], document=document)
@@ -201,6 +199,8 @@ def _read_file(path: Path, known: Mapping[str, Setting]) -> _File:
 
 def _mixed(path: Path, raw: Mapping[str, Any], known: Mapping[str, Setting]) -> _File:
     """Blocks of the configuration under their names, beside flag names with plain values."""
+    if {"apiVersion", "kind"} <= raw.keys():
+        raise InvalidInput([Problem("", f"holds objects for a cluster; `ghostfleet up -f {path}` runs those here")])
     file = _File(path=path)
     blocks = {info.alias or name for name, info in ServerConfig.model_fields.items()}
     foreign: dict[str, ForeignFlag] | None = None

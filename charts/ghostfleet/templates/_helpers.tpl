@@ -25,14 +25,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "ghostfleet.labels" -}}
-{{ include "ghostfleet.selectorLabels" . }}
-app.kubernetes.io/part-of: ghostfleet
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{- include "ghostfleet.labelsWith" (list . dict) }}
 {{- end }}
+
+{{- /* Labels of an object that has more of them; takes (list root more). No key is there twice: what selects pods and says
+where an object is from cannot be changed, more comes before commonLabels. */}}
+{{- define "ghostfleet.labelsWith" -}}
+{{- $root := index . 0 }}
+{{- $labels := include "ghostfleet.selectorLabels" $root | fromYaml }}
+{{- $_ := set $labels "app.kubernetes.io/version" $root.Chart.AppVersion }}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
+{{- $partOf := dict "app.kubernetes.io/part-of" "ghostfleet" }}
+{{- merge $labels (default dict (index . 1)) (default dict $root.Values.commonLabels) $partOf | toYaml }}
 {{- end }}
 
 {{- define "ghostfleet.serviceAccountName" -}}

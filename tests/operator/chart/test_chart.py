@@ -18,6 +18,7 @@ from ghostfleet_operator.cli.operator import _parser
 from ghostfleet_operator.kinds.crd import KINDS, crd
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
 from ghostfleet_operator.resolve import ADMIN_PORT
+from ghostfleet_simulator.files import parse_documents
 
 from .conftest import CHART, ROOT, Render, of_kind, one
 
@@ -326,6 +327,50 @@ def test_a_value_that_is_misspelt_or_wrong_is_refused_by_name(
     done = run("template", "gf", **values)
     assert done.returncode != 0
     assert part in done.stderr.replace('"', "'")
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"leaderElection": {"renewDeadline": 15}}, "leaseDuration must be longer than leaderElection.renewDeadline"),
+        ({"leaderElection": {"retryPeriod": 9}}, "renewDeadline must be longer than 1.2 times"),
+        (
+            {"metrics": {"service": {"enabled": False}, "serviceMonitor": {"enabled": True}}},
+            "metrics.serviceMonitor finds the operator by metrics.service",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(
+    run: Callable[..., subprocess.CompletedProcess[str]], values: dict[str, Any], part: str
+) -> None:
+    """Rather than an operator that does not start, or is never scraped."""
+    done = run("template", "gf", **values)
+    assert done.returncode != 0
+    assert part in done.stderr
+
+
+def test_labels_of_ones_own_take_no_pod_from_the_operator(
+    run: Callable[..., subprocess.CompletedProcess[str]], render: Render
+) -> None:
+    """No key is there twice, which some tools refuse; selectors go on to match; the special comes before the common."""
+    values: dict[str, Any] = {
+        "commonLabels": {"app.kubernetes.io/part-of": "platform", "release": "common"},
+        "podLabels": {"app.kubernetes.io/name": "mine", "release": "pod"},
+        "metrics": {
+            "serviceMonitor": {"enabled": True, "labels": {"release": "monitor"}},
+            "prometheusRule": {"enabled": True, "labels": {"release": "rule"}},
+            "dashboard": {"enabled": True, "labels": {"release": "dashboard"}},
+        },
+    }
+    parse_documents(run("template", "gf", **values).stdout)  # refuses keys that are there twice
+    objects = render(**values)
+    deployment = one(objects, "Deployment")
+    pods = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= pods.items()
+    assert (pods["release"], pods["app.kubernetes.io/part-of"]) == ("pod", "platform")
+    assert deployment["metadata"]["labels"]["release"] == "common"
+    assert one(objects, "ServiceMonitor")["metadata"]["labels"]["release"] == "monitor"
+    assert one(objects, "PrometheusRule")["metadata"]["labels"]["release"] == "rule"
 
 
 def test_every_value_has_a_comment_and_a_place_in_the_schema() -> None:
