@@ -36,6 +36,10 @@ class Facts:
     """LoRA adapters, which requests may name as their model as well."""
     ranks: int = 1
     """Engines behind this address, for a request to name one by its place among them."""
+    takes_media: bool = False
+    """Requests may hold images and the like."""
+    encodes: bool = False
+    """Answers tell where the encodings of such are."""
     new_id: Callable[[], str] = _random_id
     """Makes the id of a request that brings none: 16 hex digits in vLLM."""
 
@@ -55,6 +59,8 @@ class Facts:
             max_num_seqs=config.limits.max_num_seqs,
             adapters=adapters or AdapterNames(),
             ranks=len(config.ranks),
+            takes_media=model.takes_media,
+            encodes=model.encoder_only,
         )
 
     def check_model(self, name: str | None) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, WrapValidator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from typing_extensions import TypedDict
 
+from ghostfleet_simulator.api import media
 from ghostfleet_simulator.api.errors import bad_request, validation_error
 
 
@@ -174,30 +175,29 @@ _TEXT_KEYS: Final = {
     "thinking": "thinking",
     "tool_reference": "name",
 }
-_MEDIA: Final = frozenset(
-    {"audio_embeds", "audio_url", "image_embeds", "image_pil", "image_url", "input_audio", "input_image"}
-    | {"prompt_embeds", "video_embeds", "video_url"}
-)
+_OTHERS: Final = media.TYPES | {"prompt_embeds"}
 
 
-def _part_text(part: Any, model: str) -> str | None:
+def _part_text(part: Any, model: str, takes_media: bool) -> str | None:
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
         raise bad_request(f"a content part is a string or an object, not {type(part).__name__}")
     kind = part.get("type")
     if kind is None:
-        kind = next((key for key in part if key in _MEDIA or key == "tool_reference"), None)
+        kind = next((key for key in part if key in _OTHERS or key == "tool_reference"), None)
         if kind is None:
             raise validation_error("Missing 'type' field in multimodal part.", "type")
     if not isinstance(kind, str):
         raise validation_error("Invalid 'type' field in multimodal part.", "type")
     if kind == "prompt_embeds":
         raise validation_error("You must set `--enable-prompt-embeds` to input `prompt_embeds`", "prompt_embeds")
-    if kind in _MEDIA:
-        raise bad_request(f"{model} is not a multimodal model")
+    if kind in media.TYPES:
+        if not takes_media:
+            raise bad_request(f"{model} is not a multimodal model")
+        return media.marker(part)
     if kind not in _TEXT_KEYS:
-        supported = ", ".join(sorted(_MEDIA | _TEXT_KEYS.keys()))
+        supported = ", ".join(sorted(_OTHERS | _TEXT_KEYS.keys()))
         raise validation_error(
             f"Unsupported chat content part type: {kind!r}. Supported types: {supported}.", "type", kind
         )
@@ -207,19 +207,21 @@ def _part_text(part: Any, model: str) -> str | None:
     return text
 
 
-def text_of(content: str | Sequence[Any] | None, model: str) -> str:
+def text_of(content: str | Sequence[Any] | None, model: str, *, takes_media: bool = False) -> str:
     """The text of a message: its parts one line each; `model` is the name by which a refusal of media calls it.
 
-    Raises `ApiError` for a part that a text model cannot take.
+    Raises `ApiError` for a part that the model cannot take.
     """
     if isinstance(content, str):
         return content
-    return "\n".join(text for part in content or () if (text := _part_text(part, model)) is not None)
+    return "\n".join(text for part in content or () if (text := _part_text(part, model, takes_media)) is not None)
 
 
-def conversation(messages: Sequence[Any], model: str) -> list[dict[str, Any]]:
+def conversation(messages: Sequence[Any], model: str, *, takes_media: bool = False) -> list[dict[str, Any]]:
     """The messages with their contents as plain text, ready for a chat template. Raises `ApiError`."""
     if any("role" not in message for message in messages):
         # A Harmony message is accepted, and then not understood by a model that does not speak Harmony.
         raise bad_request("'Message' object is not subscriptable")
-    return [{**message, "content": text_of(message.get("content"), model)} for message in messages]
+    return [
+        {**message, "content": text_of(message.get("content"), model, takes_media=takes_media)} for message in messages
+    ]

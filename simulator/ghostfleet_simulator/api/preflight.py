@@ -13,6 +13,7 @@ from typing import Any, Final
 from ghostfleet_simulator.api.errors import ApiError, bad_request, validation_error
 from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.limits import Limits
+from ghostfleet_simulator.api.media import hashes_in
 from ghostfleet_simulator.api.messages import conversation
 from ghostfleet_simulator.api.reporting import reporting
 from ghostfleet_simulator.api.requests import (
@@ -72,6 +73,7 @@ def chat(request: ChatCompletionRequest, facts: Facts, headers: Mapping[str, str
         reads_prefix_cache=details.prompt_logprobs is None,
         rank=asked_rank(headers),
         elsewhere=elsewhere(request, request.kv_transfer_params, headers),
+        encoded=hashes_in(request.messages) if facts.encodes else (),
         rejection=_late(request, facts, headers, [token_ids]),
     )
 
@@ -139,7 +141,7 @@ def chat_messages(request: ChatCompletionRequest | TokenizeChatRequest, facts: F
                 "Start the server with --trust-request-mm-kwargs only when clients are trusted.",
                 name,
             )
-    return conversation(request.messages, facts.aliases[0])
+    return conversation(request.messages, facts.aliases[0], takes_media=facts.takes_media)
 
 
 def chat_prompt(

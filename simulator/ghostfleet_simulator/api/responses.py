@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from ghostfleet_simulator.api.media import ec_transfer_params
 from ghostfleet_simulator.runtime.work import Kind, Prompt, Work
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -119,7 +120,7 @@ def _chat_body(
     return (
         b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[%b],"service_tier":null,'
         b'"system_fingerprint":%b,"usage":%b,"prompt_logprobs":%b,"prompt_token_ids":%b,"prompt_text":%b,'
-        b'"kv_transfer_params":%b,"ec_transfer_params":null,"metrics":%b}'
+        b'"kv_transfer_params":%b,"ec_transfer_params":%b,"metrics":%b}'
         % (
             _encode(work.id),
             created,
@@ -130,6 +131,7 @@ def _chat_body(
             choices[0].prompt_logprobs,
             *_chat_prompt(work, work.prompts[0]),
             choices[0].kv_transfer_params,
+            _encode(ec_transfer_params(work.encoded)),
             _encode(times),
         )
     )

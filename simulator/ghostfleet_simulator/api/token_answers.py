@@ -14,6 +14,7 @@ from typing import Any, Final
 from ghostfleet_simulator.api.errors import ApiError, internal_error
 from ghostfleet_simulator.api.injected import RawHeaders
 from ghostfleet_simulator.api.logprobs import AnswerLogprobs
+from ghostfleet_simulator.api.media import ec_transfer_params
 from ghostfleet_simulator.api.mishap import Mishap
 from ghostfleet_simulator.api.telling import told_of_prompt, transfer_of
 from ghostfleet_simulator.api.token_responses import Choice, TokenResponse, frame
@@ -228,7 +229,7 @@ class TokenAnswers(TokenResponse):
             "mm_placeholders": None,
             "metrics": None,
             "kv_transfer_params": json.loads(transfer_of(generation.sequences[0], self.server)),
-            "ec_transfer_params": None,
+            "ec_transfer_params": ec_transfer_params(work.encoded),
             "output_mode": self.mode,
             "choices": [choice.whole() for choice in choices],
         }

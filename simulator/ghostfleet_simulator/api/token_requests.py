@@ -149,6 +149,11 @@ class MultiModalFeatures(BaseModel):
         """How many images and the like there are."""
         return sum(map(len, self.mm_hashes.values()))
 
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Those of all of them, each once."""
+        return tuple(dict.fromkeys(one for hashes in self.mm_hashes.values() for one in hashes))
+
 
 class GenerateRequest(BaseModel):
     """The body."""
@@ -207,7 +212,8 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
         raise bad_request("prompt_logprob_token_ids are not available when stream=true.")
     if request.output_mode == "derender" and request.stream:
         raise bad_request("output_mode='derender' does not support stream=true.")
-    if request.content_parts or (request.features is not None and request.features.items):
+    features = request.features if request.features is not None and request.features.items else None
+    if request.content_parts or (features is not None and not facts.takes_media):
         raise bad_request(f"{facts.aliases[0]} is not a multimodal model")
     given = headers.get("x-request-id")
     base = (
@@ -252,6 +258,7 @@ def work_of(request: GenerateRequest, facts: Facts, headers: Mapping[str, str]) 
             request, request.kv_transfer_params or _object((params.extra_args or {}).get("kv_transfer_params")), headers
         ),
         rank=asked_rank(headers),
+        encoded=features.hashes if features is not None and facts.encodes else (),
         rejection=rejection,
     )
 

@@ -124,6 +124,17 @@ class ModelSettings(Settings):
     )
     """Chat template in place of the tokenizer's: a file, or the Jinja template itself."""
 
+    multimodal: Annotated[Switch, Flag("multimodal")] = False
+    """Requests may hold images, audio and video. Each is a short marker in the prompt, and costs no time."""
+
+    encoder_only: Annotated[Switch, Flag("mm-encoder-only")] = False
+    """Only the encoder of a multimodal model: answers are `!`, with `ec_transfer_params` for what was encoded."""
+
+    @property
+    def takes_media(self) -> bool:
+        """Whether requests may hold more than text."""
+        return self.multimodal or self.encoder_only
+
     @property
     def aliases(self) -> tuple[str, ...]:
         """Names that requests may use, the one that is answered first; never empty."""

@@ -233,7 +233,7 @@ class LlmdSettings(BaseModel):
     image_emission_rate: Annotated[Percent, Hot(), _IMAGES] = 0
     time_to_generate_image: Annotated[Nanoseconds, Hot(), _IMAGES] = 0
     time_to_generate_image_std_dev: Annotated[Nanoseconds, Hot(), _IMAGES] = 0
-    mm_encoder_only: Annotated[Switch, _missing("a server that only encodes is not simulated yet")] = False
+    mm_encoder_only: Annotated[Switch, _same("model.encoderOnly")] = False
     default_embedding_dimensions: Annotated[Count, _missing("embeddings are not simulated yet")] = 384
 
     # --- what it takes and ignores

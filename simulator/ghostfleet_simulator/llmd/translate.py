@@ -42,6 +42,8 @@ def tree_of(settings: LlmdSettings, *, dev_mode: bool) -> dict[str, Any]:
         "model": {
             "name": settings.model,
             "maxModelLen": longest,
+            "multimodal": True,
+            **({"encoderOnly": True} if settings.mm_encoder_only else {}),
             **({"servedNames": list(settings.served_model_name)} if settings.served_model_name else {}),
         },
         "engine": {"version": _MAPS if settings.use_vllm_map_event_format else _ARRAYS},

@@ -164,7 +164,7 @@ class SimulatedServer:
         self._flapping.use(config.failures, self.now_us() / 1e6)
         self._process_faults.use(config.failures)
         self.metrics.fake(config.fake_metrics)
-        self._answers = answers_of(config.answers, self.tokenizer, self._seed)
+        self._answers = answers_of(config.answers, self.tokenizer, self._seed, encoder_only=config.model.encoder_only)
         self.metrics.set_profile(self.in_force.revision, self.in_force.document.hash)
 
     # --- generation ------------------------------------------------------------------------------

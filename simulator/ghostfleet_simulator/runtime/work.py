@@ -143,6 +143,8 @@ class Work(msgspec.Struct, frozen=True):
     reads_prefix_cache: bool = True
     """Blocks that other sequences have computed are used."""
     elsewhere: Elsewhere = Elsewhere()
+    encoded: tuple[str, ...] = ()
+    """Hashes of the images and the like that the server encodes for others."""
     rank: int | None = None
     """The engine that the request names, by its place among those of the server; otherwise the server chooses."""
     rejection: Exception | None = None

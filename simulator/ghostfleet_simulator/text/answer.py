@@ -218,8 +218,32 @@ class RandomAnswers:
         )
 
 
-def answers_of(settings: AnswerSettings, tokenizer: Tokenizer, seed: int) -> Answers:
+class EncoderAnswers:
+    """Says nothing but `!`, as a vLLM without a language model does: up to the limit, or once where there is none."""
+
+    __slots__ = ("_echo",)
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._echo = EchoAnswers(tokenizer)
+
+    def answer(
+        self,
+        prompt_ids: Sequence[int],
+        _echo: str | Sequence[int],
+        /,
+        *,
+        max_tokens: int,
+        max_tokens_given: bool = True,
+        **_other: object,
+    ) -> Answer:
+        """See `Answers.answer`; nothing else ends it."""
+        return self._echo.answer(prompt_ids, "!", max_tokens=max_tokens if max_tokens_given else 1, ignore_eos=True)
+
+
+def answers_of(settings: AnswerSettings, tokenizer: Tokenizer, seed: int, *, encoder_only: bool = False) -> Answers:
     """The way of answering that the settings describe."""
+    if encoder_only:
+        return EncoderAnswers(tokenizer)
     if settings.mode is AnswerMode.ECHO:
         return EchoAnswers(tokenizer)
     return RandomAnswers(tokenizer, seed, length=settings.length)
