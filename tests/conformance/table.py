@@ -25,6 +25,7 @@ SECTIONS: Final = {
     "4": "Prefix cache",
     "5": "Scheduler",
     "6": "Start and end",
+    "6, P/D": "Prefill and decode by different servers",
     "8": "What benchmarks and routers rely on",
     "Versions": "Version boundaries",
     "Pickers": "What endpoint pickers rely on",
@@ -108,6 +109,26 @@ ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
         "tests/operator/plan/test_kubernetes.py::test_a_role_is_a_label_of_the_pods_and_never_an_empty_one",
     ),
     ("Pickers", "an `InferencePool` is as its definition has it", "tests/operator/plan/test_inference_pool.py"),
+    *(
+        ("6, P/D", statement, _PROTOCOL + "test_disaggregation.py::test_" + name)
+        for statement, name in (
+            ("NIXL's `kv_transfer_params` of an answer", "the_parameters_that_the_prefilling_side_gives"),
+            ("their fields by version", "they_follow_the_version"),
+            ("blocks are fetched, let go and counted on both sides", "the_other_side_fetches_and_lets_go"),
+            ("a request waits with its blocks, and shows it", "a_transfer_takes_its_time_and_shows_meanwhile"),
+            ("what nobody fetches is held for the lease", "a_lease_ends_without_heartbeats"),
+            ("heartbeats prolong the lease", "heartbeats_keep_it_while_the_other_side_has_no_slot"),
+            ("a transfer that fails fails the request", "a_transfer_that_fails_fails_the_request"),
+            ("or has its prompt computed, by policy", "or_has_its_prompt_computed"),
+            ("parameters that are not whole: local prefill", "parameters_that_are_not_whole_are_not_used"),
+            ("Mooncake: `/query`, `transfer_id`, both at once", "mooncake"),
+            ("SGLang: `bootstrap_room` on both legs", "sglang"),
+            ("offloading: `remote_decoder`, `remote_prefiller`", "offloading"),
+            ("`cache_threshold` by request and header", "cache_threshold"),
+        )
+    ),
+    ("6, P/D", "by way of vllm-router, with NIXL and Mooncake", "tests/schedulers/test_vllm_router_disaggregated.py"),
+    ("6, P/D", "`ec_transfer_params` of an encoder", _API + "test_media.py"),
     ("6", "log of a start, sockets, signals, drain and abort", _PROTOCOL + "test_lifecycle.py"),
 )
 """Section, statement, and the test or file of tests that shows it."""

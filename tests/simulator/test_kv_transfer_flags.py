@@ -64,7 +64,7 @@ def test_of_several_connectors_the_one_by_which_servers_talk() -> None:
     [
         (NIXL, 5600),
         ({**NIXL, "kv_connector": "MooncakeConnector"}, 8998),
-        ({**NIXL, "kv_connector": "SGLang"}, 8998),
+        ({**NIXL, "kv_connector": "SGLang", "kv_role": "kv_producer"}, 8998),
         ({**NIXL, "kv_connector": "OffloadingConnector"}, 7777),
     ],
 )
@@ -88,6 +88,7 @@ def test_vllm_s_variables() -> None:
     [
         ({"kv_connector": "NixlConnector"}, "kvRole: NixlConnector needs one of kv_producer, kv_consumer, kv_both"),
         ({**NIXL, "kv_role": "kv_all"}, "kvRole: "),
+        ({**NIXL, "kv_connector": "SGLang"}, "kvRole: with SGLang a server either prefills, kv_producer, or decodes"),
         ({**NIXL, "kv_connector": "NoConnector"}, "kvConnector: "),
         ({**NIXL, "kv_load_failure_policy": "retry"}, "kvLoadFailurePolicy: "),
         ({**NIXL, "kv_what": 1}, "kvWhat: "),

@@ -112,8 +112,14 @@ SERVER_RULES: Final = (
         "each key is a series that begins with " + " or ".join(METRIC_PREFIXES),
     ),
     Rule("kvTransfer", "!has(self.kvConnector) || has(self.kvRole)", "a connector needs kvRole"),
+    Rule(
+        "kvTransfer",
+        "!has(self.kvConnector) || self.kvConnector != 'SGLang' || !has(self.kvRole) || self.kvRole != 'kv_both'",
+        "with SGLang a server either prefills, kv_producer, or decodes, kv_consumer",
+    ),
     Rule("failures[]", "self.type != 'HTTPError' || has(self.status)", "an HTTPError needs a status"),
     Rule("failures[]", "self.type != 'KVEventDelay' || has(self.duration)", "a KVEventDelay needs a duration"),
+    Rule("failures[]", "self.type != 'KVTransferDelay' || has(self.duration)", "a KVTransferDelay needs a duration"),
     Rule(
         "failures[]",
         "self.type != 'MemoryGrowth' || has(self.growth) && has(self.limit)",

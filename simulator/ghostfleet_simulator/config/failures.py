@@ -35,6 +35,8 @@ class FailureType(StrEnum):
     KV_EVENT_LOSS = "KVEventLoss"
     KV_EVENT_DELAY = "KVEventDelay"
     KV_EVENT_DUPLICATE = "KVEventDuplicate"
+    KV_TRANSFER_FAILURE = "KVTransferFailure"
+    KV_TRANSFER_DELAY = "KVTransferDelay"
 
 
 TYPED_ERRORS: Final = tuple(FailureType)[:6]
@@ -45,6 +47,9 @@ ERRORS: Final = (*TYPED_ERRORS, FailureType.HTTP_ERROR)
 
 EVENT_FAILURES: Final = (FailureType.KV_EVENT_LOSS, FailureType.KV_EVENT_DELAY, FailureType.KV_EVENT_DUPLICATE)
 """The failures that befall batches of KV events."""
+
+TRANSFER_FAILURES: Final = (FailureType.KV_TRANSFER_FAILURE, FailureType.KV_TRANSFER_DELAY)
+"""The failures that befall KV cache on its way from another server."""
 
 
 class Endpoint(StrEnum):
@@ -127,11 +132,14 @@ _OPTIONS: Final = {
     FailureType.KV_EVENT_LOSS: frozenset({"probability"}),
     FailureType.KV_EVENT_DELAY: frozenset({"probability", "duration"}),
     FailureType.KV_EVENT_DUPLICATE: frozenset({"probability"}),
+    FailureType.KV_TRANSFER_FAILURE: frozenset({"probability"}),
+    FailureType.KV_TRANSFER_DELAY: frozenset({"probability", "duration"}),
 }
 _REQUIRED: Final = {
     FailureType.HTTP_ERROR: ("status",),
     FailureType.MEMORY_GROWTH: ("growth", "limit"),
     FailureType.KV_EVENT_DELAY: ("duration",),
+    FailureType.KV_TRANSFER_DELAY: ("duration",),
 }
 AT_REQUESTS: Final = tuple(kind for kind in FailureType if "match" in _OPTIONS[kind])
 """The failures that befall single requests."""
@@ -154,8 +162,8 @@ class Failure(Settings):
 
     probability: Probability = _ALWAYS
     """Share of the matching requests that fail this way, `"0.05"` or `"5%"`; failures with the same `match` together at
-    most 1. Where several match and add up to more, the ones listed first come first. Of what befalls KV events, the
-    share of their batches, each failure on its own."""
+    most 1. Where several match and add up to more, the ones listed first come first. Of what befalls KV events
+    or transfers, the share of batches or of transfers, each failure on its own."""
 
     match: Match = Match()
     """The requests that may fail."""
@@ -172,7 +180,7 @@ class Failure(Settings):
 
     duration: Duration | None = None
     """How long a `Hang` or `Stall` lasts; without it, until the client leaves or the failure is switched off. How much
-    later batches go out under a `KVEventDelay`; required there."""
+    later batches go out under a `KVEventDelay`, or transfers begin under a `KVTransferDelay`; required there."""
 
     after_tokens: Annotated[Whole, Field(ge=0, le=10_485_760)] | None = None
     """Tokens of an answer that come before a `Stall`, `Reset` or `Truncate` (1 if not given), or before a `Crash` (at

@@ -56,7 +56,7 @@ class KVTransfer(Settings):
     """Protocol of the transfers."""
 
     kv_role: Annotated[KVRole | None, Flag("kv-transfer-config.kv_role")] = None
-    """Which way it goes; a connector needs it."""
+    """Which way it goes; a connector needs it. With `SGLang` it is the disaggregation mode, and not `kv_both`."""
 
     kv_load_failure_policy: Annotated[LoadFailurePolicy, Flag("kv-transfer-config.kv_load_failure_policy")] = (
         LoadFailurePolicy.FAIL
@@ -122,4 +122,6 @@ class KVTransfer(Settings):
         if self.kv_connector is not None and self.kv_role is None:
             roles = ", ".join(KVRole)
             raise problem("kvRole", f"{self.kv_connector} needs one of {roles}")
+        if self.kv_connector is KVConnector.SGLANG and self.kv_role is KVRole.BOTH:
+            raise problem("kvRole", "with SGLang a server either prefills, kv_producer, or decodes, kv_consumer")
         return self

@@ -18,6 +18,7 @@ from ghostfleet_simulator.config import LoadFailurePolicy, ServerConfig
 from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.engine.transfer import Happened, Hold, Stage, Transfers
+from ghostfleet_simulator.faults.transfers import TransferFaults
 from ghostfleet_simulator.metrics.transfer import TransferMetrics
 from ghostfleet_simulator.runtime.driver import Driver
 from ghostfleet_simulator.transfer.params import Protocol, Roles, Source, lease_seconds, named_by_blocks
@@ -36,6 +37,7 @@ class Exchange:
         config: ServerConfig,
         driver: Driver,
         metrics: TransferMetrics,
+        faults: TransferFaults,
         *,
         rank: int = 0,
         environ: Mapping[str, str] = os.environ,
@@ -44,6 +46,7 @@ class Exchange:
         self._settings = settings
         self._driver = driver
         self._metrics = metrics
+        self._faults = faults
         self._block_bytes = config.kv_cache.block_size * config.kv_cache.bytes_per_token.bytes
         conduct = config.engine.conduct
         self._named = conduct.names_pulled_requests
@@ -142,7 +145,13 @@ class Exchange:
         incoming = seq.incoming
         assert incoming is not None  # noqa: S101 - for the type checker; the engine wants nothing else
         source: Source = incoming.source
+        trouble = self._faults.decide()
         try:
+            if trouble.delay:
+                await asyncio.sleep(trouble.delay / self._compression)
+            if trouble.fails:
+                self._fail(seq, "an injected failure")
+                return
             await self._peers.fetch(source, incoming.blocks, self._lease_s / self._compression)
         except Unfetched as error:
             self._fail(seq, error)
@@ -170,7 +179,7 @@ class Exchange:
         self._metrics.on_received(size, incoming.blocks, self._driver.now_us() - began_us)
         self._driver.pulled(seq)
 
-    def _fail(self, seq: Sequence, error: Unfetched) -> None:
+    def _fail(self, seq: Sequence, error: Unfetched | str) -> None:
         fails = self._settings.kv_load_failure_policy is LoadFailurePolicy.FAIL
         what = "failing the request" if fails else "computing its prompt here"
         _log.error("KV transfer for %s failed, %s: %s", seq.id, what, error)

@@ -18,6 +18,7 @@ from ghostfleet_simulator.engine.sequence import Sequence
 from ghostfleet_simulator.engine.step import Step
 from ghostfleet_simulator.engine.transfer import Incoming
 from ghostfleet_simulator.faults.events import EventFaults
+from ghostfleet_simulator.faults.transfers import TransferFaults
 from ghostfleet_simulator.metrics.engine import EngineMetrics
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.runtime.clock import Clock
@@ -61,7 +62,8 @@ class Ranks:
         clock: Clock,
         outbox: Outbox,
         metrics: ServerMetrics,
-        faults: EventFaults,
+        event_faults: EventFaults,
+        transfer_faults: TransferFaults,
         environ: Mapping[str, str],
         kv_context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
@@ -74,14 +76,14 @@ class Ranks:
         self._ranks: list[Rank] = []
         with ExitStack() as stack:
             for index, reports in enumerate(metrics.engines):
-                publisher = _publisher(config, reports.rank, faults, metrics, environ, kv_context)
+                publisher = _publisher(config, reports.rank, event_faults, metrics, environ, kv_context)
                 if publisher is not None:
                     stack.callback(publisher.close)
                 # Each of vLLM's engines is a process, with random bytes of its own.
                 engine = Engine(config, rank=reports.rank, entropy=os.urandom(32))
                 observer: Observer = _Watcher(reports, self._balancer, index) if self._balancer else reports
                 driver = Driver(engine, clock, observer, outbox, publisher.publish if publisher else None)
-                exchange = _exchange(config, driver, reports, environ)
+                exchange = _exchange(config, driver, reports, transfer_faults, environ)
                 if exchange is not None:
                     driver.attach(exchange)
                     exchange.watch(engine.transfers)
@@ -288,13 +290,13 @@ def _balancer(config: ServerConfig, engines: int) -> Balancer | None:
 
 
 def _exchange(
-    config: ServerConfig, driver: Driver, reports: EngineMetrics, environ: Mapping[str, str]
+    config: ServerConfig, driver: Driver, reports: EngineMetrics, faults: TransferFaults, environ: Mapping[str, str]
 ) -> Exchange | None:
     if reports.transfers is None:
         return None
     from ghostfleet_simulator.runtime.exchange import Exchange  # noqa: PLC0415 - an HTTP client, only where needed
 
-    return Exchange(config, driver, reports.transfers, rank=reports.rank, environ=environ)
+    return Exchange(config, driver, reports.transfers, faults, rank=reports.rank, environ=environ)
 
 
 def _publisher(

@@ -20,6 +20,7 @@ from ghostfleet_simulator.engine.timers import check_pace
 from ghostfleet_simulator.faults.events import EventFaults
 from ghostfleet_simulator.faults.injector import FaultInjector
 from ghostfleet_simulator.faults.readiness import Flapping
+from ghostfleet_simulator.faults.transfers import TransferFaults
 from ghostfleet_simulator.metrics.fake import check_fake_metrics
 from ghostfleet_simulator.metrics.recorder import ServerMetrics
 from ghostfleet_simulator.problems import InvalidInput
@@ -86,6 +87,7 @@ class SimulatedServer:
         self.held = Held(float(config.clock.compression))
         """Injected failures that are under way with an answer."""
         self._event_faults = EventFaults(self._seed, self.metrics.count_fault)
+        self._transfer_faults = TransferFaults(self._seed, self.metrics.count_fault)
         self._flapping = Flapping()
         self._process_faults = ProcessFaults(self.metrics.count_fault, self.crash, float(config.clock.compression))
         self.started = False
@@ -101,7 +103,16 @@ class SimulatedServer:
         self._clock = clock or WallClock(compression=Fraction(str(config.clock.compression)))
         self.outbox = Outbox()
         """What the outputs of sequences send goes through it."""
-        self.ranks = Ranks(config, self._clock, self.outbox, self.metrics, self._event_faults, environ, kv_context)
+        self.ranks = Ranks(
+            config,
+            self._clock,
+            self.outbox,
+            self.metrics,
+            self._event_faults,
+            self._transfer_faults,
+            environ,
+            kv_context,
+        )
         """The engines."""
         threshold = config.kv_transfer.cache_hit_threshold
         self._least_share = 0.0 if threshold is None else float(threshold)
@@ -160,6 +171,7 @@ class SimulatedServer:
         self.metrics.use_lora(config.lora)
         self.faults.use(config.failures, headers=config.failure_headers)
         self._event_faults.use(config.failures)
+        self._transfer_faults.use(config.failures)
         self.held.use(config.failures)
         self._flapping.use(config.failures, self.now_us() / 1e6)
         self._process_faults.use(config.failures)

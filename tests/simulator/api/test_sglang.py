@@ -36,6 +36,18 @@ async def test_what_a_router_asks_for_at_registration(start: Start) -> None:
         assert told["model_path"] == running.server.config.model.name
 
 
+@pytest.mark.parametrize(
+    ("connector", "role", "mode"),
+    [("SGLang", "kv_producer", "prefill"), ("SGLang", "kv_consumer", "decode"), ("NixlConnector", "kv_both", "null")],
+)
+async def test_the_disaggregation_mode_is_the_role_of_the_transfers(
+    start: Start, connector: str, role: str, mode: str
+) -> None:
+    running = await start(**SGLANG, kvTransfer={"kvConnector": connector, "kvRole": role, "bootstrapPort": 8777})
+    told = (await running.client.get("/server_info")).json()
+    assert (told["disaggregation_mode"], told["disaggregation_bootstrap_port"]) == (mode, 8777)
+
+
 async def test_models_are_cards_of_sglang(sglang: Running) -> None:
     [card] = (await sglang.client.get("/v1/models")).json()["data"]
     assert (card["id"], card["owned_by"], card["root"]) == ("one", "sglang", "one")

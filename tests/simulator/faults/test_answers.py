@@ -83,7 +83,12 @@ def test_a_name_with_braces_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", sorted(set(FailureType) - set(ERRORS) - {FailureType.MEMORY_GROWTH, FailureType.KV_EVENT_DELAY})
+    "kind",
+    sorted(
+        set(FailureType)
+        - set(ERRORS)
+        - {FailureType.MEMORY_GROWTH, FailureType.KV_EVENT_DELAY, FailureType.KV_TRANSFER_DELAY}
+    ),
 )
 def test_other_failures_are_no_answers(kind: FailureType) -> None:
     assert answer(Failure(type=kind), "m") is None

@@ -17,6 +17,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "HTTPError": {"status": 500},
     "MemoryGrowth": {"growth": "1Mi", "limit": "1Gi"},
     "KVEventDelay": {"duration": "1s"},
+    "KVTransferDelay": {"duration": "1s"},
 }
 
 

@@ -35,6 +35,7 @@ def differing(config: LoadedConfig) -> dict[str, Any]:
     del tree["seed"]
     assert tree["listen"].pop("shutdownTimeoutSeconds") == 30
     assert tree["lora"].pop("enabled") is True
+    assert tree["model"].pop("multimodal") is True
     return {block: fields for block, fields in tree.items() if fields}
 
 
@@ -52,6 +53,12 @@ def test_defaults_are_its_own() -> None:
         "scheduling": {"maxNumSeqs": 5, "maxNumBatchedTokens": 5120, "maxWaitingRequests": 1000},
         "kvCache": {"enablePrefixCaching": False, "blocks": 1025, "hashSeed": "0"},
     }
+
+
+def test_a_server_that_only_encodes() -> None:
+    found = loaded("--model", "m", "--mm-encoder-only")
+    assert not found.warnings
+    assert differing(found)["model"] == {"name": "m", "maxModelLen": 1024, "encoderOnly": True}
 
 
 def test_a_server_for_the_load_of_a_scheduler() -> None:

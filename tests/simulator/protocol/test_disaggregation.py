@@ -268,6 +268,52 @@ def test_parameters_that_are_not_whole_are_not_used(
     assert "Got invalid KVTransferParams" in caplog.text
 
 
+def injected(made: Pair, *failures: Json) -> None:
+    answer = httpx.patch(f"{made.decode.admin_url}/admin/config", json={"failures": failures})
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_transfer_can_be_made_to_fail(pair: Callable[..., Pair], caplog: pytest.LogCaptureFixture) -> None:
+    """Live; the other side is not told, and has its blocks until the lease is over."""
+    made = pair("NixlConnector", "--kv-lease-duration", "2s")
+    injected(made, {"type": "KVTransferFailure"})
+    post(made.decode, 500, kv_transfer_params=made.prefilled()["kv_transfer_params"])
+    assert "failing the request: an injected failure" in caplog.text
+    assert value(made.decode, "vllm:nixl_num_failed_transfers_total") == 1
+    assert value(made.decode, "ghostfleet_faults_total", type="KVTransferFailure") == 1
+    assert made.prefill.state()["kvTransfer"]["held"] == 1
+    eventually(lambda: value(made.prefill, "vllm:nixl_num_kv_expired_reqs_total") == 1)
+    injected(made)
+    assert made.decoded(made.prefilled()["kv_transfer_params"])["usage"]["completion_tokens"] == 3
+
+
+def test_a_share_of_transfers_fails(pair: Callable[..., Pair]) -> None:
+    """Drawn from the seed, one draw for each."""
+    made = pair("NixlConnector", "--seed", "1")
+    injected(made, {"type": "KVTransferFailure", "probability": "50%"})
+    statuses = []
+    for _ in range(12):
+        params = made.prefilled()["kv_transfer_params"]
+        body = {"prompt": PROMPT, "max_tokens": 1, "kv_transfer_params": params}
+        statuses.append(httpx.post(f"{made.decode.url}/v1/completions", json=body, timeout=60).status_code)
+    assert set(statuses) == {200, 500}
+    assert value(made.decode, "ghostfleet_faults_total", type="KVTransferFailure") == statuses.count(500)
+
+
+def test_a_transfer_can_be_made_late(pair: Callable[..., Pair]) -> None:
+    """Its request waits with its blocks, and the lease of the other side is prolonged meanwhile."""
+    made = pair("NixlConnector", "--kv-lease-duration", "1s")
+    injected(made, {"type": "KVTransferDelay", "duration": "2s"})
+    params = made.prefilled()["kv_transfer_params"]
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(made.decoded, params)
+        eventually(lambda: value(made.decode, "vllm:num_requests_kv_fetch_by_stage", stage="in_progress") == 1)
+        assert answer.result()["usage"]["completion_tokens"] == 3
+    assert time.monotonic() - began >= 2
+    assert value(made.prefill, "vllm:nixl_num_kv_expired_reqs_total") == 0
+
+
 # --- both at once ----------------------------------------------------------------------------------
 
 
@@ -382,3 +428,16 @@ def test_a_threshold_for_all_requests(host: Host) -> None:
     made = host(*FAST, "--global-cache-hit-threshold", "0.5")
     assert post(made)["choices"][0]["finish_reason"] == "cache_threshold"
     assert post(made, cache_hit_threshold=0)["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_decoding_server_that_declines_and_one_that_prefills(host: Host) -> None:
+    """The requests of llm-d's sidecar in its mode shared-storage: decode first, then prefill elsewhere, then decode."""
+    config = json.dumps({"kv_connector": "SharedStorageConnector", "kv_role": "kv_both"})
+    decode, prefill = (host("--kv-transfer-config", config, *FAST) for _ in range(2))
+    assert post(decode, cache_hit_threshold=0.8)["choices"][0]["finish_reason"] == "cache_threshold"
+    assert post(prefill, cache_hit_threshold=0, max_tokens=1)["choices"][0]["finish_reason"] == "length"
+    told = post(decode, cache_hit_threshold=0)
+    assert told["choices"][0]["finish_reason"] == "length"
+    # There is no storage that both would have: the documented limit.
+    assert told["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert post(decode, cache_hit_threshold=0.8)["usage"]["completion_tokens"] == 3

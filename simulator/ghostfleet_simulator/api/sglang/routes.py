@@ -23,7 +23,7 @@ from ghostfleet_simulator.api.judging import Judged, judged
 from ghostfleet_simulator.api.reading import BodyReader, headers_of
 from ghostfleet_simulator.api.sglang.answers import NativeAnswers
 from ghostfleet_simulator.api.sglang.requests import GENERATE, work_of
-from ghostfleet_simulator.config import Endpoint, ServerConfig
+from ghostfleet_simulator.config import Endpoint, KVConnector, KVRole, ServerConfig
 from ghostfleet_simulator.runtime.server import SimulatedServer
 from ghostfleet_simulator.versions import SGLANG
 
@@ -147,11 +147,15 @@ def _card(name: str, root: str, parent: str | None, longest: int | None) -> dict
     return card | {"root": root, "parent": parent, "max_model_len": longest}
 
 
+_MODES: Final[dict[KVRole | None, str]] = {KVRole.PRODUCER: "prefill", KVRole.CONSUMER: "decode"}
+
+
 def server_arguments(config: ServerConfig) -> dict[str, Any]:
     """SGLang's arguments, as far as they mean something here, and what its scheduler tells at its start."""
     cache, limits, model = config.kv_cache, config.limits, config.model
     tokens = (cache.blocks - 1) * cache.block_size
-    events = config.kv_events
+    events, transfer = config.kv_events, config.kv_transfer
+    by_sglang = transfer.kv_connector is KVConnector.SGLANG
     return {
         "model_path": model.name,
         "tokenizer_path": model.tokenizer or model.name,
@@ -173,8 +177,8 @@ def server_arguments(config: ServerConfig) -> dict[str, Any]:
         "enable_metrics": True,
         "random_seed": config.seed,
         "kv_events_config": events.model_dump_json(exclude={"connect", "int_block_hashes"}) if events.enabled else None,
-        "disaggregation_mode": "null",
-        "disaggregation_bootstrap_port": 8998,
+        "disaggregation_mode": _MODES.get(transfer.kv_role, "null") if by_sglang else "null",
+        "disaggregation_bootstrap_port": transfer.bootstrap_port,
         "status": "ready",
         "max_total_num_tokens": tokens,
         "max_req_input_len": model.max_model_len - 1,
