@@ -9,10 +9,11 @@ from pydantic.alias_generators import to_camel
 
 from ghostfleet_simulator.config import PEERS, KVConnector
 
+_MODULE: Final = "kv_connector_module_path"
 _IDLE: Final = frozenset(
     {
         *("kv_buffer_device", "kv_buffer_size", "kv_port", "kv_ip", "kv_rank", "kv_parallel_size"),
-        *("kv_connector_module_path", "enable_permute_local_kv"),
+        *(_MODULE, "enable_permute_local_kv"),
     }
 )
 _OTHER_NAMES: Final = {
@@ -20,6 +21,14 @@ _OTHER_NAMES: Final = {
     "NixlPullConnector": KVConnector.NIXL,
     "TieringOffloadingConnector": KVConnector.OFFLOADING,
 }
+_SIMULATED: Final = frozenset(_OTHER_NAMES) | frozenset(KVConnector)
+_NOT_SIMULATED: Final = frozenset(
+    {
+        *("LMCacheConnectorV1", "LMCacheMPConnector", "P2pNcclConnector", "MoRIIOConnector", "MooncakeStoreConnector"),
+        *("DecodeBenchConnector", "FlexKVConnectorV1", "HF3FSKVConnector", "SimpleCPUOffloadConnector"),
+    }
+)
+"""Connectors of vLLM; so is any name that comes with a module of one's own."""
 _LEASES: Final = ("kv_lease_duration", "unbound_store_timeout_s")
 _MULTI: Final = "MultiConnector"
 
@@ -34,6 +43,10 @@ def kv_transfer_of(given: Mapping[str, Any], source: str, warnings: list[str]) -
     if config.get("kv_connector") == _MULTI:
         config |= _chosen(extra, source, warnings)
         extra = config.pop("kv_connector_extra_config", None)
+    name = config.get("kv_connector")
+    if isinstance(name, str) and (name in _NOT_SIMULATED or (config.get(_MODULE) and name not in _SIMULATED)):
+        warnings.append(f"{source}: {name} is not simulated; it is skipped, and no KV cache comes or goes")
+        return {}
     block: dict[str, Any] = {}
     for key, value in config.items():
         if key in _IDLE:

@@ -60,6 +60,21 @@ def test_of_several_connectors_the_one_by_which_servers_talk() -> None:
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both", "kv_connector_extra_config": {"a": 1}},
+        {"kv_connector": "OurConnector", "kv_role": "kv_both", "kv_connector_module_path": "our.module"},
+    ],
+)
+def test_another_connector_of_vllm_is_skipped_with_a_word(config: dict[str, Any]) -> None:
+    """Its command line works, as that of a server without a connector."""
+    found = loaded(config)
+    assert found.config.kv_transfer == KVTransfer()
+    (line,) = found.warnings
+    assert line.startswith(f"--kv-transfer-config: {config['kv_connector']} is not simulated; it is skipped")
+
+
+@pytest.mark.parametrize(
     ("config", "port"),
     [
         (NIXL, 5600),
