@@ -18,11 +18,12 @@ from ghostfleet_simulator.engine.adapters import Adapters
 from ghostfleet_simulator.engine.blocks import BlockPool
 from ghostfleet_simulator.engine.cache_events import CacheEvent
 from ghostfleet_simulator.engine.hashing import BlockHasher
+from ghostfleet_simulator.engine.loads import Loads
 from ghostfleet_simulator.engine.prefix_cache import PrefixCache
 from ghostfleet_simulator.engine.queues import WaitingQueue
 from ghostfleet_simulator.engine.sequence import Sequence, Status
 from ghostfleet_simulator.engine.tiers import Tiers
-from ghostfleet_simulator.engine.transfer import Hold, Stage, Transfers
+from ghostfleet_simulator.engine.transfer import Stage, Transfers
 
 
 class Scheduler:
@@ -73,8 +74,9 @@ class Scheduler:
         """Nobody in the queue can be admitted before an adapter stops to run or another sequence comes."""
         self.running: dict[Sequence, None] = {}
         """In the order of admission."""
-        self.loading: dict[Sequence, None] = {}
-        """Those that wait for blocks from a tier or from another server; they have a place for them."""
+        self._loads = Loads(
+            self.pool, self._cache, self.tiers, self.transfers, self.waiting, self.deferred, self.block_size
+        )
         self.dismissed: list[Sequence] = []
         """Those that were not served because too little of their prompt is cached, since the caller emptied this."""
         self.fetching = 0
@@ -91,6 +93,11 @@ class Scheduler:
         """Tokens of sequences that were admitted that came from a tier, and those of them that were on disk only."""
         self.pulled_tokens = 0
         """Tokens of sequences that were looked up that another server is to send."""
+
+    @property
+    def loading(self) -> dict[Sequence, None]:
+        """The sequences that wait for blocks from a tier or from another server; they have a place for them."""
+        return self._loads.sequences
 
     def fits(self, seq: Sequence) -> bool:
         """Whether the sequence could run to its end if it were alone; its last token is never computed."""
@@ -130,18 +137,7 @@ class Scheduler:
                 self._cache.store(seq, seq.num_tokens - 1)
             self._release(seq)
         elif seq.status is not Status.FINISHED:
-            on_their_way = False
-            if seq.status is Status.LOADING:
-                del self.loading[seq]
-                on_their_way = seq.incoming is not None and seq.incoming.stage is Stage.IN_PROGRESS
-            else:
-                self.waiting.remove(seq)
-            self.deferred.discard(seq)
-            if self.transfers is not None:
-                self.transfers.move(seq, None)
-            if not on_their_way:  # what comes from another server is written until it says that it is done
-                self.pool.give_back(seq.blocks)
-                seq.blocks = []
+            self._loads.leave(seq)
         seq.status = Status.FINISHED
 
     def grow(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -220,7 +216,7 @@ class Scheduler:
             spared = self._watermark if self.running else 0
             if need + pool.ownerless(found) + spared > pool.free:
                 break
-            if not held and self._waits_for_blocks(seq, found, passed_over, now_us):
+            if not held and self._waits_for_blocks(seq, found, passed_over, now_us, pulls=pulls):
                 continue
             self.waiting.pop()
             pool.share(found)
@@ -241,48 +237,17 @@ class Scheduler:
 
     def fetched(self, seq: Sequence) -> None:
         """The blocks of a sequence have come: it is the next to be admitted, and they can be found."""
-        if seq.status is not Status.LOADING:
-            self._bury(seq)
-            return
-        if self._cache is not None:
-            self._cache.store(seq, min(len(seq.blocks) * self.block_size, seq.num_tokens))
-        if self.transfers is not None:
-            self.transfers.move(seq, Stage.COMPLETED_WAITING)
-        self._put_back(seq)
+        self._loads.fetched(seq)
+        self._all_deferred = False
 
     def unfetched(self, seq: Sequence) -> None:
         """What another server was to send does not come: the sequence waits to be computed here."""
-        if self.transfers is not None:
-            self.transfers.move(seq, None)
-        seq.loaded = seq.cached_tokens = 0
-        if seq.status is not Status.LOADING:
-            self._bury(seq)
-            return
-        self.pool.give_back(seq.blocks)
-        seq.blocks, seq.stored = [], 0
-        self._put_back(seq)
+        self._loads.unfetched(seq)
+        self._all_deferred = False
 
     def hold(self, seq: Sequence, now_us: int) -> None:
         """A sequence has ended whose blocks another server will come for, if it ended as it should."""
-        outgoing = seq.outgoing
-        if outgoing is None or self.transfers is None or seq.finish_reason not in outgoing.reasons:
-            return
-        if self._cache is not None:
-            self._cache.store(seq, seq.num_tokens - 1)
-        outgoing.block_ids, outgoing.tokens = seq.blocks, seq.num_tokens - 1
-        self.transfers.hold(outgoing, Hold(seq.blocks, outgoing.tokens, seq.cached_tokens, now_us + outgoing.lease_us))
-        seq.blocks = []
-
-    def _bury(self, seq: Sequence) -> None:
-        """The transfer for a sequence that was aborted has ended."""
-        self.pool.give_back(seq.blocks)
-        seq.blocks = []
-
-    def _put_back(self, seq: Sequence) -> None:
-        del self.loading[seq]
-        seq.status = Status.PREEMPTED if seq.preemptions else Status.WAITING
-        self.waiting.put_back(seq)
-        self._all_deferred = False
+        self._loads.hold(seq, now_us)
 
     def _dismiss(self, seq: Sequence, cached: int) -> bool:
         """End the sequence at the queue's head if too little of it is cached; a share is all that is looked at."""
@@ -293,66 +258,19 @@ class Scheduler:
         self.dismissed.append(seq)
         return True
 
-    def _pull(self, seq: Sequence, found: list[int]) -> bool:
-        """Have the blocks behind those `found` come from another server; whether the sequence waits for them now.
-
-        vLLM 0.33: WAITING_FOR_REMOTE_KVS.
-        """
-        incoming, transfers = seq.incoming, self.transfers
-        if incoming is None or transfers is None:
+    def _waits_for_blocks(
+        self, seq: Sequence, found: list[int], passed_over: list[Sequence], now_us: int, *, pulls: bool
+    ) -> bool:
+        """Have what follows the blocks `found` come from where it is, if anywhere; whether the queue's head waits."""
+        if not pulls:
+            return self._loads.fetch(seq, found, passed_over, now_us)
+        if not self._loads.pull(seq, found):
             return False
-        if not seq.reads_prefix_cache:
-            transfers.move(seq, None)
-            transfers.happened.refused.append(seq)
-            return False
-        self.waiting.pop()
-        self.deferred.discard(seq)
-        incoming.blocks = self._blocks_for(seq.num_tokens) - len(found)
-        self.pool.share(found)
-        seq.blocks = found + self.pool.take(incoming.blocks)
-        seq.stored, seq.status = len(found), Status.LOADING
-        local = len(found) * self.block_size
-        seq.loaded, seq.cached_tokens = seq.num_tokens - local, seq.num_tokens
-        self.loading[seq] = None
-        transfers.move(seq, Stage.IN_PROGRESS)
-        transfers.happened.wanted.append(seq)
         if seq.preemptions == 0:
             if self._cache is not None:
                 self.queried_tokens += seq.num_tokens
-                self.hit_tokens += local
+                self.hit_tokens += len(found) * self.block_size
             self.pulled_tokens += seq.loaded
-        return True
-
-    def _waits_for_blocks(self, seq: Sequence, found: list[int], passed_over: list[Sequence], now_us: int) -> bool:
-        """Have what follows the blocks `found` come from where it is, if anywhere; whether the queue's head waits."""
-        if seq.incoming is not None and seq.incoming.stage is Stage.WAITING_TO_START:
-            return self._pull(seq, found)
-        if self.tiers is None or not seq.reads_prefix_cache:
-            return False
-        seq.loaded = seq.loaded_from_disk = 0
-        return self._fetch(seq, found, passed_over, self.tiers, now_us)
-
-    def _fetch(self, seq: Sequence, found: list[int], passed_over: list[Sequence], tiers: Tiers, now_us: int) -> bool:
-        """Have the blocks behind those `found` come from a tier, if any are there; whether the queue's head waits now.
-
-        vLLM 0.33: WAITING_FOR_REMOTE_KVS, or passed over while blocks are on their way to host memory.
-        """
-        if self._cache is None:
-            return False
-        hashes, ready = tiers.find(self._cache.following(seq, len(found)), now_us)
-        if not hashes or len(hashes) + self.pool.ownerless(found) > self.pool.free:
-            return False
-        self.waiting.pop()
-        self.deferred.discard(seq)
-        if not ready:
-            passed_over.append(seq)
-            return True
-        self.pool.share(found)
-        seq.blocks = found + self.pool.take(len(hashes))
-        seq.stored, seq.status = len(found), Status.LOADING
-        seq.loaded = len(hashes) * self.block_size
-        seq.loaded_from_disk = tiers.load(seq, hashes, now_us) * self.block_size
-        self.loading[seq] = None
         return True
 
     def preempt_all(self) -> list[Sequence]:
