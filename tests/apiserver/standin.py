@@ -22,6 +22,8 @@ class StandIn:
         self.revision = int(document["revision"])
         self.hash = str(document["hash"])
         self.failed = 0
+        self.asked = 0
+        """Requests that came, also those that were not answered yet."""
         self._first = self.revision
         self.behave()
 
@@ -60,12 +62,14 @@ def standing_in(host: str, document: Json) -> Iterator[StandIn]:
             self._answer(200, stand_in.state)
 
         def do_PUT(self) -> None:
+            stand_in.asked += 1
             document = json.loads(self.rfile.read(int(self.headers["content-length"])))
             time.sleep(stand_in.seconds)
             status, body = stand_in.put(document)
             self._send(status, body)
 
         def _answer(self, status: int, body: Any) -> None:
+            stand_in.asked += 1
             time.sleep(stand_in.seconds)
             self._send(status, body())
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from tests.apiserver.cluster import Cluster, Json, document_of, eventually
-from tests.apiserver.conftest import Operator
+from tests.apiserver.conftest import Operator, StartOperator
 from tests.apiserver.fleet import Fleet, address, fleet, set_ttft
 from tests.apiserver.sampling import sampled
 from tests.apiserver.standin import StandIn, standing_in
@@ -111,3 +112,27 @@ def test_a_pod_that_leaves_is_named_no_more(cluster: Cluster, namespace: str, tm
         eventually(lambda: lagging(0))
         assert stand_ins["slow"].revision == 2
         assert cluster.condition(namespace, "one", "ProfileSynced")["status"] == "True"
+
+
+def test_a_pod_that_hangs_keeps_no_operator_from_its_end(
+    cluster: Cluster, start_operator: StartOperator, namespace: str, tmp_path: Path
+) -> None:
+    """The next one waits for it. A call to a pod has five seconds, and kopf waits as long for calls under way."""
+    timing = ("--observe-seconds", "1", "--log-level", "debug")
+    with start_operator("--namespace", namespace, *timing) as operator, fleet(cluster, namespace, tmp_path) as running:
+        where = address()
+        with standing_in(where, document_of(cluster, namespace, "one")) as stand_in:
+            stand_in.seconds = 60.0
+            running.pods.add("a", where)
+            eventually(lambda: stand_in.asked > 0 or None)
+            operator.process.terminate()
+            assert operator.process.wait(30) == 0
+        lines = operator.log.read_text().splitlines()
+        stopped = next(line for line in lines if line.endswith("ghostfleet.operator: stopped"))
+        took = _time_of(lines[-1]) - _time_of(stopped)
+        assert took.total_seconds() < 3, lines[-5:]
+
+
+def _time_of(line: str) -> datetime:
+    """When a line was logged."""
+    return datetime.fromisoformat(line[:23].replace(",", "."))
