@@ -29,7 +29,8 @@ down: setup ## stop the fleet that runs on this machine
 # What the tests run is built first, for a single test has two minutes; where it cannot be, they say so and are skipped.
 # Workers share the tests (tests/sharing.py), more than there are cores, for half of the time is waiting; 0 is without.
 test: check ## checks, then all tests (a sample of the long ones)
-	@$(BIN)/python -m e2e.build etcd kube-apiserver kube-controller-manager kube-scheduler kwok kubectl helm kvindex >/dev/null || true
+	@$(BIN)/python -m e2e.build etcd kube-apiserver kube-controller-manager kube-scheduler kwok kubectl helm kvindex \
+		--inference-extension-crds >/dev/null || true
 	@$(BIN)/python -m tests.schedulers.routers >/dev/null || true
 	$(BIN)/pytest -n $(WORKERS) $(ARGS)
 

@@ -7,6 +7,7 @@ import argparse
 from e2e import shell
 from e2e.build import binaries
 from e2e.build.components import API_SERVER, COMPONENTS
+from e2e.build.inference_extension import definitions
 
 
 def main() -> int:
@@ -18,9 +19,13 @@ def main() -> int:
         default=API_SERVER,
         help=f"{', '.join(COMPONENTS)}; by default {', '.join(API_SERVER)}",
     )
-    names = parser.parse_args().component
+    parser.add_argument("--inference-extension-crds", action="store_true", help="have the CRDs of the InferencePool there, too")
+    options = parser.parse_args()
+    names = options.component
     if unknown := [name for name in names if name not in COMPONENTS]:
         parser.error(f"no such component: {', '.join(unknown)} (known: {', '.join(COMPONENTS)})")
+    if options.inference_extension_crds:
+        definitions()
     print(binaries.ensure(names))
     return 0
 

@@ -17,9 +17,11 @@ import pytest
 import yaml
 from e2e.build.inference_extension import definitions
 from e2e.shell import Failure
-from tests.apiserver import control_plane
-from tests.apiserver.cluster import CRD, Cluster, condition, eventually
+from tests.apiserver import audit, control_plane
+from tests.apiserver.cluster import CRD, Cluster, condition, eventually, path
 from tests.apiserver.control_plane import ControlPlane, Unavailable
+
+from ghostfleet_operator.reconcile.api import PROFILE, SERVER
 
 CRDS = Path(__file__).parents[2] / "crds"
 
@@ -48,9 +50,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="package")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """The API server of all these tests: it writes down what service accounts ask for, and asks for every right there
+    is to ask for."""
+    folder = tmp_path_factory.mktemp("control-plane")
+    flags = (*audit.flags(folder), "--enable-admission-plugins=OwnerReferencesPermissionEnforcement")
     with contextlib.ExitStack() as stack:
         try:
-            started = stack.enter_context(control_plane.running(tmp_path_factory.mktemp("control-plane")))
+            started = stack.enter_context(control_plane.running(folder, *flags))
         except Unavailable as error:
             if os.environ.get("GHOSTFLEET_CI") == "1":
                 pytest.fail(f"the API-server tier must run in CI: {error}", pytrace=False)
@@ -141,11 +147,6 @@ StartOperator = Callable[..., "contextlib.AbstractContextManager[Operator]"]
 @pytest.fixture(scope="package")
 def start_operator(plane: ControlPlane, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> StartOperator:
     """Starts the operator as a process, as it is installed, until the block ends."""
-    return starter(plane, tmp_path_factory)
-
-
-def starter(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> StartOperator:
-    """Starts operators for an API server."""
 
     @contextlib.contextmanager
     def start(*arguments: str, wait: bool = True) -> Iterator[Operator]:
@@ -182,8 +183,10 @@ _NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
-def namespace(cluster: Cluster) -> str:
-    """A namespace of the test's own."""
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own; what is ours in it goes with the test, as some operators see all namespaces."""
     name = f"test-{next(_NUMBERS)}"
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    return name
+    yield name
+    for kind in (SERVER, PROFILE):
+        cluster.call("DELETE", path(kind, name))

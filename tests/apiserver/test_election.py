@@ -13,32 +13,25 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.apiserver import audit, control_plane
-from tests.apiserver.cluster import CRD, Cluster, Json, condition, document_of, eventually, server
-from tests.apiserver.conftest import CRDS, Operator, StartOperator
+from tests.apiserver import audit
+from tests.apiserver.cluster import Cluster, Json, document_of, eventually, server
+from tests.apiserver.conftest import Operator, StartOperator
 from tests.apiserver.control_plane import ControlPlane
 
 from ghostfleet_operator.reconcile.api import LEASE, SERVER
 
-NAME, SYSTEM = "ghostfleet-operator", "system"
+NAME, SYSTEM, WORK = "ghostfleet-operator", "election", "elected"
 DURATION, DEADLINE, RETRY = 6, 4, 1
 STALLS = 10 if os.environ.get("GHOSTFLEET_SOAK") == "1" else 2
 ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 
 
 @pytest.fixture(scope="module")
-def audited(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[tuple[Cluster, ControlPlane]]:
+def audited(cluster: Cluster, plane: ControlPlane) -> tuple[Cluster, ControlPlane]:
     """An API server that writes down who asked for what."""
-    assert plane, "the session's API server shows that there can be one"
-    folder = tmp_path_factory.mktemp("election")
-    with control_plane.running(folder, *audit.flags(folder)) as started, started.client() as client:
-        cluster = Cluster(client)
-        for file in CRDS.glob("*.yaml"):
-            name = cluster.create(yaml.safe_load(file.read_text()))["metadata"]["name"]
-            eventually(lambda n=name: condition(cluster.must_get(CRD, None, n), "Established")["status"] == "True")
-        for name in (SYSTEM, "work"):
-            cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        yield cluster, started
+    for name in (SYSTEM, WORK):
+        cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    return cluster, plane
 
 
 Start = Callable[[str], "contextlib.AbstractContextManager[Operator]"]
@@ -61,7 +54,7 @@ def start(audited: tuple[Cluster, ControlPlane], start_operator: StartOperator, 
         config["users"][0]["user"] = {"token": token}
         kubeconfig = tmp_path / user
         kubeconfig.write_text(yaml.safe_dump(config))
-        arguments = ["--kubeconfig", str(kubeconfig), "--leader-elect"]
+        arguments = ["--kubeconfig", str(kubeconfig), "--namespace", WORK, "--leader-elect"]
         arguments += ["--leader-elect-resource-namespace", SYSTEM, "--leader-elect-lease-duration", str(DURATION)]
         arguments += ["--leader-elect-renew-deadline", str(DEADLINE), "--leader-elect-retry-period", str(RETRY)]
         with start_operator(*arguments, "--observe-seconds", "1", "--resync-seconds", "2") as operator:
@@ -93,7 +86,7 @@ def when(text: str) -> datetime:
 @contextlib.contextmanager
 def edits(cluster: Cluster, name: str) -> Iterator[None]:
     """Somebody who changes the profile of a server ten times a second, so that there is always something to write."""
-    cluster.create(server("work", name))
+    cluster.create(server(WORK, name))
     done = threading.Event()
 
     def edit() -> None:
@@ -101,7 +94,7 @@ def edits(cluster: Cluster, name: str) -> Iterator[None]:
             if done.wait(0.1):
                 return
             ttft = f"{number % 900 + 10}ms"
-            cluster.merge(SERVER, "work", name, {"spec": {"profile": {"simple": {"timeToFirstToken": ttft}}}})
+            cluster.merge(SERVER, WORK, name, {"spec": {"profile": {"simple": {"timeToFirstToken": ttft}}}})
 
     person = threading.Thread(target=edit)
     person.start()
@@ -113,7 +106,7 @@ def edits(cluster: Cluster, name: str) -> Iterator[None]:
 
 
 def revision(cluster: Cluster, name: str) -> int:
-    return int(document_of(cluster, "work", name)["revision"])
+    return int(document_of(cluster, WORK, name)["revision"])
 
 
 def test_one_works_the_others_stand_by_and_a_clean_end_hands_over_at_once(

@@ -8,15 +8,14 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.apiserver import audit, control_plane
-from tests.apiserver.cluster import CRD, Cluster, cluster_profile, condition, eventually, profile, server
-from tests.apiserver.conftest import CRDS, StartOperator, with_inference_pools
+from tests.apiserver import audit
+from tests.apiserver.cluster import Cluster, cluster_profile, eventually, profile, server
+from tests.apiserver.conftest import StartOperator, with_inference_pools
 from tests.apiserver.control_plane import ControlPlane
 from tests.helm import helm
 
@@ -53,19 +52,11 @@ def rendered(folder: Path, namespaces: list[str], **values: bool) -> list[dict[s
 
 
 @pytest.fixture(scope="module")
-def audited(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[tuple[Cluster, ControlPlane]]:
-    """An API server of its own that writes down every request, and asks for every right there is to ask for."""
-    assert plane, "the session's API server shows that there can be one"
-    folder = tmp_path_factory.mktemp("audited")
-    flags = (*audit.flags(folder), "--enable-admission-plugins=OwnerReferencesPermissionEnforcement")
-    with control_plane.running(folder, *flags) as started, started.client() as client:
-        cluster = Cluster(client)
-        for file in CRDS.glob("*.yaml"):
-            name = cluster.create(yaml.safe_load(file.read_text()))["metadata"]["name"]
-            eventually(lambda n=name: _is(condition(cluster.must_get(CRD, None, n), "Established")["status"] == "True"))
-        for name in ("system", "first", "second", "third", "fourth", "fifth"):
-            cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        yield cluster, started
+def audited(cluster: Cluster, plane: ControlPlane) -> tuple[Cluster, ControlPlane]:
+    """An API server that writes down every request, and asks for every right there is to ask for."""
+    for name in ("system", "first", "second", "third", "fourth", "fifth"):
+        cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    return cluster, plane
 
 
 def installed(cluster: Cluster, plane: ControlPlane, objects: list[dict[str, Any]]) -> tuple[Path, str]:

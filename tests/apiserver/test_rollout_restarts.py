@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.apiserver import control_plane
 from tests.apiserver.cluster import Cluster, Json, document_of, eventually, names_of, profile, server
-from tests.apiserver.conftest import StartOperator, starter, with_crds
+from tests.apiserver.conftest import StartOperator
 from tests.apiserver.control_plane import ControlPlane
 from tests.apiserver.fleet import Fleet, fleet, set_ttft
 from tests.apiserver.passes import Broken, Process, processes
@@ -26,24 +24,6 @@ WAIT = {"steps": [{"percent": 30, "pause": {}}]}
 WAVES = {"steps": [{"percent": 30}, {"percent": 60}]}
 
 
-@pytest.fixture(scope="module")
-def own(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ControlPlane, Cluster]]:
-    """An API server on which no operator works but those of a test."""
-    assert plane, "the session's API server shows that there can be one"
-    with control_plane.running(tmp_path_factory.mktemp("own")) as started, with_crds(started) as cluster:
-        yield started, cluster
-
-
-@pytest.fixture
-def start(own: tuple[ControlPlane, Cluster], tmp_path_factory: pytest.TempPathFactory) -> StartOperator:
-    return starter(own[0], tmp_path_factory)
-
-
-def made(cluster: Cluster, name: str) -> str:
-    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    return name
-
-
 def rollout_state(cluster: Cluster, namespace: str) -> Json:
     config = cluster.must_get(CONFIG_MAP, namespace, names_of(cluster, namespace, "one").config)
     return dict(json.loads(config["data"].get("rollout.json", "{}")))
@@ -54,12 +34,11 @@ def revisions(running: Fleet) -> list[int]:
 
 
 def test_the_next_operator_goes_on_with_the_same_wave(
-    own: tuple[ControlPlane, Cluster], start: StartOperator, tmp_path: Path
+    cluster: Cluster, start_operator: StartOperator, namespace: str, tmp_path: Path
 ) -> None:
-    _, cluster = own
-    namespace, quick = made(cluster, "killed"), ("--observe-seconds", "1", "--resync-seconds", "3")
+    quick = ("--namespace", namespace, "--observe-seconds", "1", "--resync-seconds", "3")
     with sampled(cluster, namespace), contextlib.ExitStack() as stack:
-        first = stack.enter_context(start(*quick))
+        first = stack.enter_context(start_operator(*quick))
         running = stack.enter_context(fleet(cluster, namespace, tmp_path, "a", "b", "c", rollout=WAIT))
         running.synced(1)
         set_ttft(cluster, namespace, "80ms")
@@ -67,7 +46,7 @@ def test_the_next_operator_goes_on_with_the_same_wave(
         first.process.kill()
         first.process.wait()
         assert revisions(running) == [1, 1, 2]
-        second = stack.enter_context(start(*quick))
+        second = stack.enter_context(start_operator(*quick))
         done = 'ghostfleet_operator_reconcile_total{kind="SimulatedModelServer",result="done"}'
         eventually(lambda: second.metric(done) > 3 or None, within=30)
         assert rollout_state(cluster, namespace)["canary"] == before
@@ -85,11 +64,10 @@ def held(cluster: Cluster, namespace: str) -> Json:
 
 @pytest.mark.soak
 def test_an_operator_that_ends_at_any_call_of_a_wave_loses_and_repeats_nothing(
-    own: tuple[ControlPlane, Cluster], tmp_path: Path
+    plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
     """Every pass is by a process of its own, and is cut off at call k; the one after it is not."""
-    plane, cluster = own
-    namespace, cases = made(cluster, "cut"), 0
+    cases = 0
     with processes(plane) as (runner, process):
         cluster.create(profile(namespace, "shared", "20ms"))
         spec = {"replicas": 3, "profile": None, "profileRef": {"name": "shared"}, "rollout": WAVES}
