@@ -221,7 +221,7 @@ class KubeClient:
                 response = await client.rest_client.request(method, url, headers, body, _request_timeout=_TIMEOUT)
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise KubeError(f"{method} {path}: {error or 'no answer in time'}") from None
+            raise KubeError(f"{method} {path}: {str(error) or 'no answer in time'}") from None
         return response.status, _object(raw), response.getheader("retry-after")
 
     @asynccontextmanager
