@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import msgspec
 from kubernetes.aio.client import ApiClient
 
 from ghostfleet_operator.kube.login import Login
@@ -258,7 +258,8 @@ def _content_type(method: str) -> str:
 
 def _object(raw: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(raw)
+        # Most of an answer is who owns which field; this decoder takes half of json's time for it.
+        answer = msgspec.json.decode(raw)
     except ValueError:
         return {"message": raw[:200].decode(errors="replace").strip()}
     return answer if isinstance(answer, dict) else {}
