@@ -10,12 +10,10 @@ import asyncio
 import http.client
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
-
-import httpx
 
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.problems import InvalidInput
@@ -88,26 +86,6 @@ Send = Callable[[str, str, Mapping[str, str], bytes | None], Awaitable[Answer]]
 """Sends one request (method, URL, headers, body) within `TOTAL_SECONDS`; raises `Unanswered`."""
 
 
-def admin_client() -> httpx.AsyncClient:
-    """A client for `push` and `observe`: no proxies from the environment, idle connections kept for a minute."""
-    limits = httpx.Limits(max_connections=2 * CONCURRENCY, max_keepalive_connections=CONCURRENCY, keepalive_expiry=60)
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(TOTAL_SECONDS, connect=CONNECT_SECONDS), limits=limits, trust_env=False
-    )
-
-
-async def push(targets: Iterable[Target], document: Document, *, client: httpx.AsyncClient) -> list[Ack]:
-    """Put `document` to every target; one `Ack` each, in the order of the targets, as `push_one` has it."""
-    body, send = encoded(document), over_httpx(client)
-    return await _each(targets, lambda target: push_one(target, document, body, send))
-
-
-async def observe(targets: Iterable[Target], *, client: httpx.AsyncClient) -> list[Ack]:
-    """Ask every target what it runs; one `Ack` each, in their order, without a reason where it answered."""
-    send = over_httpx(client)
-    return await _each(targets, lambda target: observe_one(target, send))
-
-
 def encoded(document: Document) -> bytes:
     """A document as it is put to servers."""
     return json.dumps(document.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
@@ -148,21 +126,6 @@ async def fetch_one(target: Target, send: Send) -> Document | None:
         return None
 
 
-def over_httpx(client: httpx.AsyncClient) -> Send:
-    """Requests by an httpx client."""
-
-    async def send(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        try:
-            answer = await client.request(method, url, headers=dict(headers), content=body)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            again = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout))
-            timeout = isinstance(error, httpx.TimeoutException)
-            raise Unanswered(str(error) or type(error).__name__, timeout=timeout, again=again) from None
-        return Answer(answer.status_code, answer.content)
-
-    return send
-
-
 async def _ask(target: Target, send: Send, method: str, page: str, body: bytes | None = None) -> Answer:
     """The answer to the first token that is not refused; to the last one where all are."""
     url = f"{target.admin_url.rstrip('/')}/admin/{page}"
@@ -179,16 +142,6 @@ async def _state(target: Target, send: Send) -> Ack:
     if answer.status != HTTPStatus.OK:
         return Ack(target, None, None, _refusal(answer))
     return _reported(target, answer)
-
-
-async def _each(targets: Iterable[Target], call: Callable[[Target], Awaitable[Ack]]) -> list[Ack]:
-    slots = asyncio.Semaphore(CONCURRENCY)
-
-    async def one(target: Target) -> Ack:
-        async with slots:
-            return await call(target)
-
-    return list(await asyncio.gather(*map(one, targets)))
 
 
 async def _patient(target: Target, call: Callable[[], Awaitable[Ack]]) -> Ack:

@@ -15,6 +15,7 @@ from tests.apiserver.control_plane import ControlPlane
 
 from ghostfleet_operator.kube.client import KubeClient
 from ghostfleet_operator.kube.login import Login
+from ghostfleet_operator.local.push import over_httpx
 from ghostfleet_operator.reconcile.api import PROFILE, SERVER, KubeApi, KubeError
 from ghostfleet_operator.reconcile.census import Census
 from ghostfleet_operator.reconcile.events import Recorder
@@ -22,7 +23,6 @@ from ghostfleet_operator.reconcile.mapping import Mapper
 from ghostfleet_operator.reconcile.passes import Settings
 from ghostfleet_operator.reconcile.server import ServerReconciler
 from ghostfleet_operator.reconcile.store import Store
-from ghostfleet_operator.rollout import over_httpx
 
 
 class Broken(KubeError):

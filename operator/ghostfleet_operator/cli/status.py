@@ -13,10 +13,10 @@ from rich.console import Console
 
 from ghostfleet_operator.cli.errors import CommandError, Exit
 from ghostfleet_operator.cli.parser import Parser, say, tell
+from ghostfleet_operator.local.push import admin_client
 from ghostfleet_operator.local.rows import Row, rows
 from ghostfleet_operator.local.state import StateFolder, default_folder
 from ghostfleet_operator.local.table import plain, rich_table
-from ghostfleet_operator.rollout import admin_client
 
 
 def main(argv: Sequence[str]) -> int:

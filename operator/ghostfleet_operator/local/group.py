@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+from ghostfleet_operator.local.push import push
 from ghostfleet_operator.local.replica import Replica, Surroundings
 from ghostfleet_operator.plan.replicas import ServerPlan, plan
 from ghostfleet_operator.resolve import Resolved
-from ghostfleet_operator.rollout import push
 
 
 class Group:

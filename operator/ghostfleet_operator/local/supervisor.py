@@ -17,12 +17,12 @@ from ghostfleet_operator.local.addresses import Addresses
 from ghostfleet_operator.local.fleet import Fleet
 from ghostfleet_operator.local.objects import read
 from ghostfleet_operator.local.processes import Processes
+from ghostfleet_operator.local.push import admin_client
 from ghostfleet_operator.local.replica import Surroundings
 from ghostfleet_operator.local.rows import Row, rows
 from ghostfleet_operator.local.state import StateFolder
 from ghostfleet_operator.local.watch import changes
 from ghostfleet_operator.resolve import Resolved
-from ghostfleet_operator.rollout import admin_client
 from ghostfleet_simulator.problems import InvalidInput
 
 RELOAD_SIGNAL: Final = signal.SIGUSR1

@@ -12,12 +12,12 @@ import httpx
 import pytest
 from tests.operator.pods import raw_pod as raw
 
+from ghostfleet_operator.local.push import over_httpx
 from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_operator.reconcile import acknowledgements
 from ghostfleet_operator.reconcile.acknowledgements import Acknowledgements, Lanes
 from ghostfleet_operator.reconcile.pods import Pod
 from ghostfleet_operator.reconcile.token import Tokens, admin_token
-from ghostfleet_operator.rollout import over_httpx
 from ghostfleet_simulator.bearer import bound
 from ghostfleet_simulator.config import ServerConfig
 from ghostfleet_simulator.document import Document, InForce, Refused

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.served import servers
 
-from ghostfleet_operator.rollout import Ack, Target, admin_client, observe, push
+from ghostfleet_operator.local.push import admin_client, observe, push
+from ghostfleet_operator.rollout import Ack, Target
 from ghostfleet_simulator.config import ServerConfig
 from ghostfleet_simulator.document import Document
 

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from ghostfleet_operator import rollout
-from ghostfleet_operator.rollout import Ack, Target, admin_client, observe, push
+from ghostfleet_operator.local.push import admin_client, observe, push
+from ghostfleet_operator.rollout import Ack, Target
 from ghostfleet_simulator.config import ServerConfig
 from ghostfleet_simulator.document import Document, InForce, Refused
 from ghostfleet_simulator.problems import InvalidInput
