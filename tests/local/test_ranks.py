@@ -49,6 +49,12 @@ def test_the_example_serves_ranks_in_both_ways(make_fleet: MakeFleet) -> None:
     state = admin(fleet, replicas["ranked-0"], "/admin/state")
     ports = [int(rank["kvEvents"]["endpoint"].rpartition(":")[2]) for rank in state["ranks"]]
     assert ports[1] == ports[0] + 1
+    rows = {row["replica"]: row["ranks"] for row in fleet.status()["rows"]}
+    assert [rank["url"] for rank in rows["ranked-0"]] == [f"http://{address}:{port}" for port in (first, second)]
+    assert [rank["kvEvents"] for rank in rows["ranked-0"]] == [rank["kvEvents"]["endpoint"] for rank in state["ranks"]]
+    assert [(rank["rank"], rank["url"]) for rank in rows["balanced-0"]] == [
+        (number, "http://" + ":".join(found["balanced-0"])) for number in range(len(rows["balanced-0"]))
+    ]
 
 
 def test_another_number_of_ranks_restarts_the_replica(make_fleet: MakeFleet) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.local.conftest import COMMAND, server, until
 
-from ghostfleet_operator.local.rows import Row
+from ghostfleet_operator.local.rows import RankRow, Row
 from ghostfleet_operator.local.table import plain
 
 
@@ -41,6 +41,21 @@ def test_there_is_a_column_for_kv_events_where_a_replica_has_some() -> None:
     lines = plain([row(), row(replica="one-1", kv_events="tcp://127.0.0.3:5557")]).splitlines()
     assert lines[0].split()[2:5] == ["URL", "KV", "EVENTS"]
     assert [line.split()[3] for line in lines[1:]] == ["-", "tcp://127.0.0.3:5557"]
+
+
+def test_ranks_are_below_their_replica() -> None:
+    """What each has of its own; a replica of one rank has no such line."""
+    urls = [f"http://127.0.0.2:{port}" for port in (8000, 8001)]
+    ranks = tuple(RankRow(number, url, 2 - number, 0, number / 2, None) for number, url in enumerate(urls))
+    lines = plain([row(ranks=ranks), row(replica="one-1")]).splitlines()
+    assert [line.split() for line in lines[2:4]] == [
+        ["rank", "0", "2", "0", "0%"],
+        ["rank", "1", urls[1], "1", "0", "50%"],
+    ]
+    assert len(lines) == 5
+    assert row(ranks=ranks).to_json()["ranks"][1] == {
+        "rank": 1, "url": urls[1], "running": 1, "waiting": 0, "kvUsage": 0.5, "kvEvents": None,
+    }  # fmt: skip
 
 
 def test_a_row_as_json_has_the_names_of_the_api() -> None:

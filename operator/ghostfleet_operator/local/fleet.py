@@ -158,6 +158,7 @@ def _replica(replica: Replica) -> dict[str, Any]:
         "name": replica.name,
         "pid": replica.pid,
         "url": replica.address.url,
+        "ports": [port for _, port in replica.ports],
         "adminUrl": replica.address.admin_url,
         "ready": replica.ready,
         "stopping": replica.stopping,

@@ -13,6 +13,19 @@ from ghostfleet_operator.rollout import CONCURRENCY, TOTAL_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
+class RankRow:
+    """One data-parallel rank of a replica now."""
+
+    rank: int
+    url: str
+    """Its own, or that of all of them."""
+    running: int
+    waiting: int
+    kv_usage: float
+    kv_events: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One replica now. Numbers are None while it does not answer."""
 
@@ -29,13 +42,15 @@ class Row:
     restarts: int
     note: str
     kv_events: str | None = None
-    """Where it publishes its KV events, if it does."""
+    """Where it publishes its KV events, if it does; rank 0 where there are several."""
+    ranks: tuple[RankRow, ...] = ()
+    """Its ranks, where there are several; the numbers above are of all of them."""
 
     def to_json(self) -> dict[str, Any]:
         """As `ghostfleet status -o json` prints it."""
         plain = asdict(self)
-        plain["kvUsage"] = plain.pop("kv_usage")
-        plain["kvEvents"] = plain.pop("kv_events")
+        for one in (plain, *plain["ranks"]):
+            one["kvUsage"], one["kvEvents"] = one.pop("kv_usage"), one.pop("kv_events")
         return plain
 
 
@@ -88,5 +103,29 @@ def _row(server: Mapping[str, Any], replica: Mapping[str, Any], state: Mapping[s
         synced=synced,
         restarts=replica["restarts"],
         note=note,
-        kv_events=(state.get("kvEvents") or {}).get("endpoint"),
+        kv_events=_endpoint(state),
+        ranks=_ranks(replica, state),
     )
+
+
+def _ranks(replica: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[RankRow, ...]:
+    ranks = state.get("ranks", ())
+    if len(ranks) < 2:
+        return ()
+    base, ports = replica["url"].rpartition(":")[0], replica["ports"]
+    return tuple(
+        RankRow(
+            rank["rank"],
+            f"{base}:{ports[index]}" if len(ports) > 1 else replica["url"],
+            rank["running"],
+            rank["waiting"],
+            rank["kvUsage"],
+            _endpoint(rank),
+        )
+        for index, rank in enumerate(ranks)
+    )
+
+
+def _endpoint(state: Mapping[str, Any]) -> str | None:
+    endpoint: str | None = (state.get("kvEvents") or {}).get("endpoint")
+    return endpoint

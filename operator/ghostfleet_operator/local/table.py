@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ghostfleet_operator.local.rows import Row
+from ghostfleet_operator.local.rows import RankRow, Row
 
 _HEADER: Final = (
     "SERVER",
@@ -55,13 +55,33 @@ def cells(row: Row, columns: Sequence[str] = _HEADER) -> tuple[str, ...]:
     )
 
 
+def _rank_cells(row: Row, rank: RankRow, columns: Sequence[str]) -> tuple[str, ...]:
+    """The texts of one rank, below those of its replica; empty where they are the same."""
+    known = {
+        "REPLICA": f"  rank {rank.rank}",
+        "URL": rank.url if rank.url != row.url else "",
+        _EVENTS: rank.kv_events or "-",
+        "RUNNING": str(rank.running),
+        "WAITING": str(rank.waiting),
+        "KV": f"{rank.kv_usage:.0%}",
+    }
+    return tuple(known.get(name, "") for name in columns)
+
+
+def lines(row: Row, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The texts of a replica, and of each of its ranks where there are several."""
+    yield cells(row, columns)
+    for rank in row.ranks:
+        yield _rank_cells(row, rank, columns)
+
+
 def plain(rows: Sequence[Row]) -> str:
     """Columns separated by spaces, for pipes and logs."""
     columns = header(rows)
-    lines = [columns, *(cells(row, columns) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    table = [columns, *(line for row in rows for line in lines(row, columns))]
+    widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
     return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table
     )
 
 
@@ -75,5 +95,6 @@ def rich_table(rows: Sequence[Row]) -> Table:
         )
     for row in rows:
         style = "" if row.synced else "yellow" if row.ready else "dim"
-        table.add_row(*(Text(text) for text in cells(row, columns)), style=style)
+        for line in lines(row, columns):
+            table.add_row(*(Text(text) for text in line), style=style)
     return table
