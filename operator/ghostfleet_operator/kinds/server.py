@@ -107,7 +107,8 @@ class ServerSpec(Behaviour, FixedConfig):
     """Stops all pods and keeps the rest, whatever `replicas` says."""
 
     role: Annotated[Role, Effect("restart")] = Role.PREFILL_DECODE
-    """Label `llm-d.ai/role` of the pods. Schedulers tell prefill from decode by it; `PrefillDecode` sets none."""
+    """Label `llm-d.ai/role` of the pods. Schedulers tell prefill from decode by it; `PrefillDecode` sets none.
+    What the server does is said elsewhere: `kvTransfer.kvRole`, and for `Encode` `model.encoderOnly`."""
 
     admin_token_epoch: Annotated[int, Field(ge=1, le=2**31 - 1), Effect("gives pods another admin token")] = 1
     """Raise it where the admin token of this server became known: its pods get another one, within two minutes."""

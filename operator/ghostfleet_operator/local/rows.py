@@ -116,7 +116,7 @@ def _ranks(replica: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[RankRo
     return tuple(
         RankRow(
             rank["rank"],
-            f"{base}:{ports[index]}" if len(ports) > 1 else replica["url"],
+            f"{base}:{ports[index]}" if len(ports) == len(ranks) else replica["url"],
             rank["running"],
             rank["waiting"],
             rank["kvUsage"],
