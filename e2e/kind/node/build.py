@@ -14,8 +14,8 @@ from e2e.build.components import COMPONENTS, KUBERNETES
 from e2e.kind.node import images, root
 from e2e.kind.node.kind_module import KindModule
 
-NOT_IN_NODE = {"helm"}
-NODE_COMPONENTS = [name for name in COMPONENTS if name not in NOT_IN_NODE]
+# What runs in it, what runs in the images it starts from, and kind, whose module has files for it.
+NODE_COMPONENTS = ("kubeadm", "kubelet", "kubectl", "crictl", *images.PROGRAMS, "kind")
 PRIVATE = ["unshare", "--mount", "--net", "--pid", "--fork"]
 REPOSITORY = Path(__file__).parents[3]
 
