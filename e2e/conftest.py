@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,10 @@ class Kubectl:
         addresses = self.items("nodes")[0]["status"]["addresses"]
         return str(next(found["address"] for found in addresses if found["type"] == "InternalIP"))
 
+    def pod_url(self, api: str, pod: str, port: int = 8000) -> str:
+        """Base URL of a port of a pod by way of the API server at `api`: pods have addresses inside of the cluster."""
+        return f"{api}/api/v1/namespaces/{self.namespace}/pods/{pod}:{port}/proxy"
+
     def apply(self, *objects: Object) -> None:
         """Server-side apply, with unknown fields refused."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
@@ -69,6 +74,19 @@ def until(what: str, look: Callable[[], T | None], seconds: float = 120) -> T:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--epp", type=Path, metavar="PATH", help="an endpoint picker of llm-d-router, for tests with one")
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[str]:
+    """Base URL of the API server on loopback, with the rights of the kubeconfig: the way to every pod."""
+    with subprocess.Popen(["kubectl", "proxy", "--port=0"], stdout=subprocess.PIPE, text=True) as proxy:
+        try:
+            said = proxy.stdout.readline() if proxy.stdout else ""
+            found = re.search(r"127\.0\.0\.1:\d+", said)
+            assert found, f"kubectl proxy said {said!r}"
+            yield f"http://{found[0]}"
+        finally:
+            proxy.terminate()
 
 
 @pytest.fixture(scope="module")

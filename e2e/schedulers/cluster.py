@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -66,15 +64,13 @@ class ClusterLab(Lab):
         try:
             self._kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=120s")
             port = self._kubectl.get("service", name)["spec"]["ports"][0]["nodePort"]
-            picker = RunningPicker(self._client, f"{self._node}:{port}", self._url(name, _METRICS_PORT))
+            picker = RunningPicker(
+                self._client, f"{self._node}:{port}", self._kubectl.pod_url(self._api, name, _METRICS_PORT)
+            )
             picker.until("ready_pods", len(self.pods()))
             yield picker
         finally:
             self._kubectl("delete", "pod,service,configmap", name, "--grace-period=1", "--ignore-not-found")
-
-    def _url(self, pod: str, port: int) -> str:
-        """Base URL of a port of a pod, by way of the API server: pods have addresses inside of the cluster only."""
-        return f"{self._api}/api/v1/namespaces/{self._kubectl.namespace}/pods/{pod}:{port}/proxy"
 
     def _pod(self, pod: Object) -> Pod:
         meta, status = pod["metadata"], pod["status"]
@@ -83,32 +79,18 @@ class ClusterLab(Lab):
             meta["name"],
             f"{meta['uid']} {restarts}",
             f"{status['podIP']}:8000",
-            self._url(meta["name"], 8000),
+            self._kubectl.pod_url(self._api, meta["name"]),
             meta["labels"]["ghostfleet.dev/server"],
         )
 
 
 @contextmanager
-def cluster_lab(client: Client, image: str) -> Iterator[ClusterLab]:
+def cluster_lab(api: str, client: Client, image: str) -> Iterator[ClusterLab]:
     """Two servers of three pods, all Ready, in a namespace of their own."""
-    with namespace("e2e-schedulers") as kubectl, _api() as api:
+    with namespace("e2e-schedulers") as kubectl:
         kubectl.apply(*_account(kubectl.namespace), ALPHA, BETA)
         kubectl("wait", "sms", "--all", "--for=condition=Ready", "--timeout=180s")
         yield ClusterLab(kubectl, api, client, image)
-
-
-@contextmanager
-def _api() -> Iterator[str]:
-    """Base URL of the API server on loopback, with the rights of the kubeconfig: the way to every pod."""
-    command = ["kubectl", "proxy", "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
-        try:
-            said = proxy.stdout.readline() if proxy.stdout else ""
-            found = re.search(r"127\.0\.0\.1:\d+", said)
-            assert found, f"kubectl proxy said {said!r}"
-            yield f"http://{found[0]}"
-        finally:
-            proxy.terminate()
 
 
 def _account(namespace: str) -> list[Object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -23,11 +24,17 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def session_lab(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def session_lab(
+    request: pytest.FixtureRequest, client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
     """In the cluster that `make e2e` prepared; without one on this machine."""
-    in_cluster = "GHOSTFLEET_E2E_NAMESPACE" in os.environ
-    image = os.environ.get("GHOSTFLEET_EPP_IMAGE", epp.PUBLIC)
-    with cluster_lab(client, image) if in_cluster else laptop_lab(client, tmp_path_factory.mktemp("lab")) as made:
+    if "GHOSTFLEET_E2E_NAMESPACE" in os.environ:
+        lab: AbstractContextManager[Lab] = cluster_lab(
+            request.getfixturevalue("api"), client, os.environ.get("GHOSTFLEET_EPP_IMAGE", epp.PUBLIC)
+        )
+    else:
+        lab = laptop_lab(client, tmp_path_factory.mktemp("lab"))
+    with lab as made:
         yield made
 
 
