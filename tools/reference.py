@@ -287,7 +287,7 @@ channel has port 10000 + `port` % 20000 (`--kv-side-channel-port`); blocks wait 
 | `X-Return-Error` | any number | 400 to 599 |
 | loading adapters | anything goes | vLLM's checks and answers |
 | tools in a chat | called at random | taken, and answered in words; 501 where a call is demanded |
-| `/v1/responses`, `/v1/messages`, `/v1/embeddings`, gRPC, TLS, images | there | not there |
+| `/v1/responses`, `/v1/messages`, `/v1/embeddings`, gRPC, TLS, answers with images | there | not there |
 | errors, streams, ids | its own subset | vLLM's, field by field |
 | version of vLLM that is shown | none | 0.19, or 0.24 with `use-vllm-map-event-format`: those write KV events with \
 its fields; `--vllm-version` says otherwise |
