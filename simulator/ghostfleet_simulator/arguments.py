@@ -178,7 +178,7 @@ class _Scanner:
         spelling, equals, inline = word.partition("=")
         if spelling.startswith("--"):
             head, dot, tail = spelling.partition(".")  # vLLM: --kv-events-config.topic
-            spelling = head.replace("_", "-") + dot + tail.replace("-", "_")
+            spelling = self._completed(head.replace("_", "-") + dot + tail.replace("-", "_"))
         setting = self._known.get(spelling[2:]) if spelling.startswith("--") else self._short.get(spelling)
         negated = self._known.get(spelling.removeprefix(_NEGATED)) if spelling.startswith(_NEGATED) else None
         if negated is not None and negated.switch:
@@ -197,6 +197,16 @@ class _Scanner:
             self._found.values[setting.flag] = self._take_many(spelling)
         else:
             self._found.values[setting.flag] = [self._take_one(spelling)]
+
+    def _completed(self, spelling: str) -> str:
+        """The one flag that begins like this, as vLLM's parser takes `--max-num-seq`; else the spelling itself."""
+        plain = spelling.removeprefix(_NEGATED) if spelling.startswith(_NEGATED) else spelling[2:]
+        if "." in spelling or plain in self._known:
+            return spelling
+        self._foreign = foreign_flags() if self._foreign is None else self._foreign
+        flags = {*(f"--{flag}" for flag in self._known if "." not in flag), *self._foreign}
+        found = [flag for flag in flags if flag.startswith(spelling)]
+        return found[0] if len(found) == 1 and spelling not in flags else spelling
 
     def _take_one(self, spelling: str) -> str:
         if not self._rest or _FLAG.match(self._rest[0]):
@@ -246,7 +256,8 @@ class _Scanner:
 
 def unknown_flag(spelling: str, known: Mapping[str, Setting], foreign: Mapping[str, ForeignFlag]) -> Problem:
     """The problem of a flag that nothing knows; names the flag it is nearest to."""
-    guess = nearest(spelling, [*(f"--{name}" for name in known), *foreign])
+    flags = [*(f"--{name}" for name in known), *foreign]
+    guess = nearest(spelling, [flag for flag in flags if flag.startswith("--") == spelling.startswith("--")])
     return Problem(
         spelling, "unknown flag; " + (f"did you mean {guess}?" if guess else "`ghostfleet serve --help` lists all")
     )

@@ -296,7 +296,8 @@ def test_a_document_keeps_its_revision_and_its_live_fields(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--max-num-seq", "5"], "--max-num-seq: unknown flag; did you mean --max-num-seqs?"),
+        (["--max-num-sqes", "5"], "--max-num-sqes: unknown flag; did you mean --max-num-seqs?"),
+        (["--max-num", "5"], "--max-num: unknown flag; did you mean --max-num-seqs?"),
         (["--enforce-eagre"], "--enforce-eagre: unknown flag; did you mean --enforce-eager?"),
         (["--zzzzzz"], "--zzzzzz: unknown flag; `ghostfleet serve --help` lists all"),
         (["-y"], "-y: unknown flag; `ghostfleet serve --help` lists all"),
@@ -402,6 +403,14 @@ def test_a_bad_file_is_named_with_the_path_of_the_field(tmp_path: Path, content:
         written(path, content)
     (line,) = problems("--config", str(path))
     assert line.startswith(f"{path}: {expected}")
+
+
+def test_a_flag_may_be_cut_short_where_one_alone_begins_so() -> None:
+    """Manifests for vLLM have `--max-num-seq 1024`; the same holds for flags that are skipped."""
+    found = load(["m", "--max-num-seq", "77", "--max_model=64", "--no-enable-chunked", "--tensor-parallel", "8"], {})
+    assert (found.config.scheduling.max_num_seqs, found.config.model.max_model_len) == (77, 64)
+    assert not found.config.scheduling.enable_chunked_prefill
+    assert [line.split()[0] for line in found.warnings] == ["--tensor-parallel-size"]
 
 
 def test_every_problem_of_a_file_is_told(tmp_path: Path) -> None:
