@@ -28,6 +28,7 @@ from ghostfleet_operator.reconcile.api import (
     Object,
     Objects,
     Retry,
+    essential,
     kind_of,
 )
 
@@ -82,7 +83,8 @@ class KubeClient:
             raise
 
     async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Objects:
-        """All objects of a kind in a namespace (None: in all of them) that a label selector matches; in pages."""
+        """All objects of a kind in a namespace (None: in all of them) that a label selector matches, what is
+        `essential` of them; in pages."""
         for attempt in range(_LIST_ATTEMPTS):
             try:
                 return await self._pages(kind, namespace, labels)
@@ -98,10 +100,9 @@ class KubeClient:
         while True:
             page = await self._call("GET", kind, _path(kind, namespace), query, verb="LIST")
             for item in page.get("items") or ():
-                # Nobody reads who owns which field, and of a thousand objects that is megabytes.
-                item["metadata"].pop("managedFields", None)
                 # Items of a list come without their type.
-                found.append({"apiVersion": kind.api_version, "kind": kind.name, **item})
+                typed = {"apiVersion": kind.api_version, "kind": kind.name, **item}
+                found.append(essential(kind, typed))  # of a thousand objects the rest is tens of megabytes
             token = page.get("metadata", {}).get("continue")
             if not token:
                 return found

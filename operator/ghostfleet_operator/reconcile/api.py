@@ -61,6 +61,12 @@ def kind_of(obj: Object) -> Kind:
     return _BY_TYPE[obj["apiVersion"], obj["kind"]]
 
 
+def essential(kind: Kind, obj: Object) -> Object:
+    """An object without what nothing here reads: field ownership, the larger half of many, and the spec of pods."""
+    kept = {key: value for key, value in obj.items() if kind != POD or key != "spec"}
+    return {**kept, "metadata": {key: value for key, value in obj["metadata"].items() if key != "managedFields"}}
+
+
 class KubeError(Exception):
     """The API could not be asked or said no; `status` is 0 where there was no answer. Worth trying again later."""
 
@@ -96,7 +102,8 @@ class KubeApi(Protocol):
         """The object, or None."""
 
     async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Objects:
-        """All objects of a kind in a namespace (None: in all of them) that a label selector matches."""
+        """All objects of a kind in a namespace (None: in all of them) that a label selector matches, what is
+        `essential` of them."""
 
     async def apply(self, obj: Object) -> Object:
         """Server-side apply with force; the live object. With `metadata.resourceVersion` only over that version."""

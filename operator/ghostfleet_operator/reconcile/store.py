@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ghostfleet_operator.plan.kubernetes import SERVER_LABEL, selector
-from ghostfleet_operator.reconcile.api import OWN, POD, Kind, KubeApi, Object, kind_of, namespace_of
+from ghostfleet_operator.reconcile.api import OWN, Kind, KubeApi, Object, essential, kind_of, namespace_of
 
 Place = tuple[Kind, str, str]
 
@@ -32,9 +32,7 @@ class Store:
         if known and not _newer(meta, known["metadata"]):
             return False
         self.forget(*place)
-        # Field ownership is the larger half of many objects, and the spec that of pods; nothing here reads them.
-        kept = {k: v for k, v in obj.items() if kind != POD or k != "spec"}
-        self._objects[place] = {**kept, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
+        self._objects[place] = essential(kind, obj)
         if owner := server_of(obj):
             self._of_server.setdefault((meta["namespace"], owner), set()).add(place)
         return True
