@@ -62,11 +62,12 @@ class Settings:
     """Why no InferencePool is made; None where they are."""
 
     def secret_seconds(self, servers: int, *, waiting: bool) -> float:
-        """How often the Secret of each of `servers` servers is applied; nobody tells that one was deleted, as they may
-        not be watched. `waiting` is whether a pod is not Ready, perhaps for lack of it."""
+        """How often the Secret of each of `servers` servers is applied beside the rounds over everything; nobody tells
+        that one was deleted, as they may not be watched. `waiting` is whether a pod is not Ready, perhaps for lack of
+        it."""
         # Looks at a server come a fifth sooner or later than every `observe_seconds`.
         calm = max(self.observe_seconds * 0.72, servers / _SECRETS_PER_SECOND)
-        return min(calm, self.resync_seconds, _WAITING_SECONDS if waiting else math.inf)
+        return min(calm if calm < self.resync_seconds else math.inf, _WAITING_SECONDS if waiting else math.inf)
 
 
 @dataclass(slots=True)
