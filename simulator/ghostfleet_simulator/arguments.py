@@ -152,8 +152,9 @@ _NEGATED: Final = "--no-"
 
 
 class _Scanner:
-    def __init__(self, argv: Sequence[str], known: Mapping[str, Setting]) -> None:
+    def __init__(self, argv: Sequence[str], known: Mapping[str, Setting], *, cut_short: bool) -> None:
         self._rest = list(argv)
+        self._cut_short = cut_short
         self._known = known
         self._short = {f"-{setting.short}": setting for setting in known.values() if setting.short}
         self._found = Arguments()
@@ -201,7 +202,7 @@ class _Scanner:
     def _completed(self, spelling: str) -> str:
         """The one flag that begins like this, as vLLM's parser takes `--max-num-seq`; else the spelling itself."""
         plain = spelling.removeprefix(_NEGATED) if spelling.startswith(_NEGATED) else spelling[2:]
-        if "." in spelling or plain in self._known:
+        if not self._cut_short or "." in spelling or plain in self._known:
             return spelling
         self._foreign = foreign_flags() if self._foreign is None else self._foreign
         flags = {*(f"--{flag}" for flag in self._known if "." not in flag), *self._foreign}
@@ -263,10 +264,11 @@ def unknown_flag(spelling: str, known: Mapping[str, Setting], foreign: Mapping[s
     )
 
 
-def scan(argv: Sequence[str], known: Mapping[str, Setting]) -> Arguments:
+def scan(argv: Sequence[str], known: Mapping[str, Setting], *, cut_short: bool = True) -> Arguments:
     """Cuts `argv` into flags and values; raises `InvalidInput` whose paths are flags as they were written.
 
     `--flag value`, `--flag=value` and `--a_flag` are one; a switch needs no value, and is off as `--no-flag`; a flag
-    with several values takes all up to the next flag; a value may begin with a minus and a digit.
+    with several values takes all up to the next flag; a value may begin with a minus and a digit. With `cut_short` the
+    beginning of a flag means it where there is no other such flag.
     """
-    return _Scanner(argv, known).scan()
+    return _Scanner(argv, known, cut_short=cut_short).scan()

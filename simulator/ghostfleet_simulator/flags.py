@@ -123,7 +123,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str], base: Mapping[str, Any
     path is a flag, a variable, a field of `base`, or `FILE: field`, as it was written.
     """
     known = settings()
-    arguments = scan(argv, known)
+    arguments = scan(argv, known, cut_short=base is None)
     given = _from_environment(environ, known)
     given |= {flag: _Given(values, f"--{flag}") for flag, values in arguments.values.items()}
     file = _read_file(Path(given["config"].values[-1]), known) if "config" in given else _File(tree=dict(base or {}))
