@@ -42,7 +42,7 @@ def problems(*documents: Any) -> list[str]:
 
 ARGS = ("--model", "org/model", "--port", "8000", "--max-loras", "2", "--lora-modules", '{"name": "food-review-1"}')
 SERVER = {
-    "model": {"name": "org/model", "maxModelLen": 1024},
+    "model": {"name": "org/model", "maxModelLen": 1024, "multimodal": True},
     "scheduling": {"maxNumSeqs": 5, "maxNumBatchedTokens": 5120, "maxWaitingRequests": 1000},
     "kvCache": {"enablePrefixCaching": False, "blocks": 1025, "hashSeed": "0"},
 }
@@ -180,7 +180,7 @@ def test_variables_are_filled_in_as_kubernetes_does() -> None:
     where = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "where"}, "data": {"epp": "epp.ns"}}
     document = workload(simulator(*args, env=env))
     spec = server(document, where)
-    assert spec["model"] == {"name": "org/m", "servedNames": ["$(x)"], "maxModelLen": 1024}
+    assert spec["model"] == {"name": "org/m", "servedNames": ["$(x)"], "maxModelLen": 1024, "multimodal": True}
     assert spec["kvCache"]["hashSeed"] == "42"
     assert spec["kvEvents"] == {
         "enableKvCacheEvents": True,
