@@ -98,7 +98,7 @@ def _walk(model: type[BaseModel], path: tuple[str, ...], live: bool) -> Iterator
                 switch=bool in parts,
                 block=bool(blocks),
                 live=changes_live,
-                help=(info.description or "").replace("\n", " "),
+                help=(info.description or "").replace("\n", " "),  # there once somebody has asked `describe`
                 default="" if default in (None, (), "") else _spelt(default),
             )
         for block in blocks:

@@ -81,8 +81,8 @@ def test_help_of_serve_explains_every_flag() -> None:
             "ghostfleet: unknown command 'frobnicate'; there are serve, up, status, apply, down, import, operator",
         ),
         (
-            ["serve", "--max-num-seq", "1"],
-            "ghostfleet serve: --max-num-seq: unknown flag; did you mean --max-num-seqs?",
+            ["serve", "--max-num-seqz", "1"],
+            "ghostfleet serve: --max-num-seqz: unknown flag; did you mean --max-num-seqs?",
         ),
         (["serve"], "ghostfleet serve: --model: required, but not given"),
         (

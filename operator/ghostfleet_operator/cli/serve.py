@@ -12,6 +12,8 @@ from ghostfleet_operator.cli.errors import Exit
 from ghostfleet_operator.cli.parser import tell
 from ghostfleet_simulator import __version__
 from ghostfleet_simulator.arguments import settings
+from ghostfleet_simulator.config import ServerConfig
+from ghostfleet_simulator.descriptions import describe
 from ghostfleet_simulator.flags import load
 from ghostfleet_simulator.llmd.load import NAME as LLMD
 from ghostfleet_simulator.llmd.load import load as load_llmd
@@ -39,6 +41,7 @@ _VLLM = "vllm"
 def _help() -> str:
     width = min(shutil.get_terminal_size().columns, 120)
     blocks: dict[str, list[str]] = {}
+    describe(ServerConfig)
     for setting in settings().values():
         title = " ".join(setting.path[:-1]) or ("process" if not setting.path else "server")
         value = "VALUE [VALUE ...]" if setting.many else "VALUE"

@@ -27,7 +27,6 @@ class Observed(BaseModel):
         validate_by_alias=True,
         extra="ignore",
         frozen=True,
-        use_attribute_docstrings=True,
     )
 
 

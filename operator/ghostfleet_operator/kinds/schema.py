@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from ghostfleet_simulator.descriptions import describe
+
 Schema = dict[str, Any]
 
 _LIST_KEYS: Final = {
@@ -36,6 +38,7 @@ class NoSchemaError(Exception):
 
 def structural(model: type[BaseModel], *, defaults: bool = True) -> Schema:
     """The structural schema of a model; `defaults` off for a status. Raises `NoSchemaError`."""
+    describe(model)
     raw = model.model_json_schema(by_alias=True, mode="validation")
     return _Converter(raw.get("$defs", {}), defaults).convert(raw, model.__name__)
 
