@@ -37,7 +37,8 @@ A setting is given as a flag of `ghostfleet serve`, in the environment, or in a 
 it has its default. A flag wins over the environment, the environment over the file. The variable of a flag is its name
 in capitals after `GHOSTFLEET_`: `--max-num-seqs` is `GHOSTFLEET_MAX_NUM_SEQS`. Where the file is a document, live
 settings are the document's, whatever the flags say. Flags of `vllm serve` and of llm-d-inference-sim that mean nothing
-here are skipped with a warning; any other unknown flag is an error.
+here are skipped with a warning (but `--ssl-certfile` and `--ssl-keyfile`, for there is no TLS); any other unknown
+flag is an error.
 
 Quantities have units: `12.5ms`, `1.5s`, `250us`; a bare number is milliseconds. Probabilities are strings, `"0.05"` or
 `"5%"`. Unknown fields are refused, and the nearest known one is named.

@@ -40,13 +40,14 @@ from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.files import read_mapping
 from ghostfleet_simulator.kv_transfer_flag import kv_transfer_of
 from ghostfleet_simulator.llmd.fake_metrics import fake_metrics
-from ghostfleet_simulator.llmd.settings import LlmdSettings
+from ghostfleet_simulator.llmd.settings import NO_TLS, LlmdSettings
 from ghostfleet_simulator.lora_modules import adapters_of
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
 
 _HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
 _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False, "": None}
 _KV_TRANSFER: Final = "kv-transfer-config"
+_TLS: Final = ("ssl-certfile", "ssl-keyfile")
 _VLLM_SEED: Final = "PYTHONHASHSEED"
 _VLLM_VARIABLES: Final = {
     _VLLM_SEED: "hash-seed",
@@ -128,12 +129,12 @@ def load(argv: Sequence[str], environ: Mapping[str, str], base: Mapping[str, Any
     given |= {flag: _Given(values, f"--{flag}") for flag, values in arguments.values.items()}
     file = _read_file(Path(given["config"].values[-1]), known) if "config" in given else _File(tree=dict(base or {}))
     given = file.flags | given
-    warnings = [
-        f"{flag.spelling} is a flag of {flag.program} that has no effect here; it is skipped"
-        for flag in [*arguments.skipped, *file.skipped]
-    ]
+    skipped = [*arguments.skipped, *file.skipped]
+    warnings = [f"{one.spelling} is a flag of {one.program} that has no effect here; it is skipped" for one in skipped]
 
-    problems: list[Problem] = []
+    # Who asks for TLS must not get a server without.
+    tls = [flag.spelling for flag in skipped if flag.spelling.replace("_", "-").endswith(_TLS)]
+    problems = [Problem(spelling, NO_TLS) for spelling in tls]
     tree = file.tree
     # A block before its fields, so that they change what it says.
     for flag, value in sorted(given.items(), key=lambda item: len(known[item[0]].path)):

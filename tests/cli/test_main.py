@@ -84,6 +84,10 @@ def test_help_of_serve_explains_every_flag() -> None:
             ["serve", "--max-num-seqz", "1"],
             "ghostfleet serve: --max-num-seqz: unknown flag; did you mean --max-num-seqs?",
         ),
+        (
+            ["serve", "m", "--ssl-keyfile", "key.pem"],
+            "ghostfleet serve: --ssl-keyfile: there is no TLS; put a proxy in front",
+        ),
         (["serve"], "ghostfleet serve: --model: required, but not given"),
         (
             ["serve", "m", "--seed", "-1"],

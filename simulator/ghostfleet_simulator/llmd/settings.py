@@ -77,6 +77,7 @@ Count = Annotated[Whole, Field(ge=1)]
 Text = Annotated[str, Field(strict=True)]
 Texts = tuple[Text, ...]
 
+NO_TLS: Final = "there is no TLS; put a proxy in front"
 _TOOLS: Final = _missing("no tool is called; chats with tools are answered in words")
 _IMAGES: Final = _missing("answers with images are not simulated yet")
 _DATASET: Final = _missing("answers from data sets are not simulated yet")
@@ -204,9 +205,9 @@ class LlmdSettings(BaseModel):
     ] = 100_000_000
 
     # --- encryption
-    ssl_certfile: Annotated[Text, _missing("there is no TLS; put a proxy in front")] = ""
-    ssl_keyfile: Annotated[Text, _missing("there is no TLS; put a proxy in front")] = ""
-    self_signed_certs: Annotated[Switch, _missing("there is no TLS; put a proxy in front")] = False
+    ssl_certfile: Annotated[Text, _missing(NO_TLS)] = ""
+    ssl_keyfile: Annotated[Text, _missing(NO_TLS)] = ""
+    self_signed_certs: Annotated[Switch, _missing(NO_TLS)] = False
 
     # --- tokens
     render_url: Annotated[Text, _RENDERER] = "http://localhost:8082"
