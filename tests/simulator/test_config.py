@@ -15,6 +15,7 @@ from ghostfleet_simulator.config import (
     ServerConfig,
     Settings,
 )
+from ghostfleet_simulator.descriptions import describe
 from ghostfleet_simulator.problems import InvalidInput, validated
 
 
@@ -138,6 +139,7 @@ def _fields(model: type[BaseModel], seen: set[type[BaseModel]]) -> list[tuple[ty
 )
 def test_every_setting_says_what_it_is(model: type[BaseModel], name: str) -> None:
     assert issubclass(model, Settings)
+    describe(model)
     assert (model.model_fields[name].description or "").strip().endswith(".")
 
 
