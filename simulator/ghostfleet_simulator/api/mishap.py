@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from starlette.types import Send
 
+from ghostfleet_simulator.api.injected import RawHeaders, cut_short
 from ghostfleet_simulator.api.protocol import Connection
 from ghostfleet_simulator.config import Ending, Failure, FailureType
 from ghostfleet_simulator.engine.sequence import Sequence
@@ -130,6 +131,18 @@ class Mishap:
         if self._generation is not None:
             # Not at once: it may be in the midst of handing out the tokens of a step.
             asyncio.get_running_loop().call_soon(self._generation.abandon)
+
+
+async def send_whole(
+    connection: Connection, send: Send, headers: RawHeaders, body: bytes, mishap: Mishap | None
+) -> None:
+    """Send an answer in one piece; the first half of it where its mishap is to be cut."""
+    if mishap is not None and mishap.truncates is not None:
+        await cut_short(connection, send, 200, headers, body, mishap.truncates)
+        return
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [length, *headers]})
+    await send({"type": "http.response.body", "body": body})
 
 
 class _Afflicted:

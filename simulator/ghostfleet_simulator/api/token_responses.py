@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as List
+from copy import copy
 from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.admission import refused_prompt
-from ghostfleet_simulator.api.injected import RawHeaders, cut_short
-from ghostfleet_simulator.api.mishap import Mishap
+from ghostfleet_simulator.api.injected import RawHeaders
+from ghostfleet_simulator.api.mishap import Mishap, send_whole
 from ghostfleet_simulator.api.protocol import Connection, connection_of
 from ghostfleet_simulator.api.responses import DONE
 from ghostfleet_simulator.api.token_requests import rendered_json
@@ -82,7 +83,7 @@ class TokenResponse(Response, ABC):
         self.connection = connection if mishap is None or not work.stream else mishap.streamed(connection)
         rejection, told = work.rejection or refused_prompt(self.server, work), None
         if rejection is not None and (not work.stream or (told := self.refused(rejection)) is None):
-            raise rejection
+            raise copy(rejection)  # its traceback holds this answer and so the work, which holds the rejection
         if work.stream:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         if told is not None:
@@ -108,12 +109,7 @@ class TokenResponse(Response, ABC):
             await send({"type": "http.response.body", "body": last + DONE})
             return
         body = rendered_json(self.together(generation, choices))
-        if mishap is not None and mishap.truncates is not None:
-            await cut_short(connection, send, 200, self.raw_headers, body, mishap.truncates)
-            return
-        self.headers["content-length"] = str(len(body))
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_whole(connection, send, self.raw_headers, body, mishap)
 
 
 def frame(chunk: Json) -> bytes:

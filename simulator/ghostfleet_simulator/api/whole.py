@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from ghostfleet_simulator.api.admission import refused_prompt
 from ghostfleet_simulator.api.errors import internal_error
-from ghostfleet_simulator.api.injected import RawHeaders, cut_short
-from ghostfleet_simulator.api.mishap import Mishap
+from ghostfleet_simulator.api.injected import RawHeaders
+from ghostfleet_simulator.api.mishap import Mishap, send_whole
 from ghostfleet_simulator.api.protocol import connection_of
 from ghostfleet_simulator.api.responses import NOTHING, Choice, body_of, escaped
 from ghostfleet_simulator.api.telling import (
@@ -171,9 +171,4 @@ class WholeAnswer(Response):
                 mishap.close()
         body = whole_body(self._server, work, generation, choices)
         self.raw_headers += load_headers(scope["headers"], self._server)
-        if mishap is not None and mishap.truncates is not None:
-            await cut_short(connection, send, 200, self.raw_headers, body, mishap.truncates)
-            return
-        headers = [(b"content-length", b"%d" % len(body)), *self.raw_headers]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_whole(connection, send, self.raw_headers, body, mishap)

@@ -51,11 +51,8 @@ class Answer:
         Empty for the token that ends the answer and while a character is incomplete; the token that completes it brings
         all of it. Raises `IndexError` from `length` on.
         """
-        try:
-            return self.fragments[index]
-        except IndexError:
-            self._make(index)
-            return self.fragments[index]
+        self._make(index)
+        return self.fragments[index]
 
     def token_ids(self, start: int, stop: int) -> list[int]:
         """Ids of the tokens from `start` up to, but without, `stop`, at most `length`."""
