@@ -1,7 +1,7 @@
 """A work queue over keys: duplicates collapse, a key is worked on by one worker at a time, failures back off.
 
-`Schedule` is the rule without a clock or an event loop; `WorkQueue` waits and runs the workers; `WriteBudget` bounds
-the rate of what they write.
+`Schedule` is the rule without a clock or an event loop; `WorkQueue` waits and has the work done; `WriteBudget` bounds
+the rate of what that writes.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Backoff:
 
 
 class WorkQueue(Generic[K]):
-    """A `Schedule` that asyncio workers take keys from. For one event loop."""
+    """A `Schedule` whose keys are worked on as they fall due, some at a time. For one event loop."""
 
     def __init__(self, *, clock: Callable[[], float], rng: random.Random, backoff: Backoff | None = None) -> None:
         self._clock = clock
@@ -150,37 +150,37 @@ class WorkQueue(Generic[K]):
         self._failures.pop(key, None)
 
     async def run(self, work: Callable[[K], Awaitable[None]], workers: int) -> None:
-        """Let `workers` workers call `work` until `close`; returns when the last call under way has ended.
+        """Call `work` for at most `workers` keys at a time until `close`; returns when the last call has ended.
 
         `work` must not raise: it decides between `succeeded`, `failed` and `add` itself.
         """
+        # One waits for all: workers that waited each for themselves would all wake for every key.
         async with asyncio.TaskGroup() as group:
-            for number in range(workers):
-                group.create_task(self._worker(work), name=f"queue worker {number}")
+            while not self._closed:
+                is_free = self._schedule.taken < workers
+                key = self._schedule.take(self._clock()) if is_free else None
+                if key is None:
+                    await self._news(self._schedule.next_at() if is_free else None)
+                    continue
+                if self.waited:
+                    self.waited(self._schedule.lateness)
+                group.create_task(self._call(work, key), name=f"pass over {key}")
 
     def close(self) -> None:
         """Take no further key; calls under way end by themselves."""
         self._closed = True
         self._changed.set()
 
-    async def _worker(self, work: Callable[[K], Awaitable[None]]) -> None:
-        while not self._closed:
-            key = self._schedule.take(self._clock())
-            if key is None:
-                await self._news()
-                continue
-            if self.waited:
-                self.waited(self._schedule.lateness)
-            try:
-                await work(key)
-            finally:
-                self._schedule.done(key)
-                self._changed.set()
+    async def _call(self, work: Callable[[K], Awaitable[None]], key: K) -> None:
+        try:
+            await work(key)
+        finally:
+            self._schedule.done(key)
+            self._changed.set()
 
-    async def _news(self) -> None:
-        """Wait until a key falls due or anything was added, given back or closed."""
+    async def _news(self, at: float | None) -> None:
+        """Wait until `at`, or until anything was added, given back or closed."""
         self._changed.clear()
-        at = self._schedule.next_at()
         try:
             async with asyncio.timeout(None if at is None else max(0.0, at - self._clock())):
                 await self._changed.wait()

@@ -23,6 +23,10 @@ class Kind:
     name: str
     namespaced: bool = True
 
+    def __hash__(self) -> int:
+        # Every look into the store hashes a kind; those of one name are told apart by `==`.
+        return hash(self.name)
+
     @property
     def api_version(self) -> str:
         """`apps/v1`, or `v1` for the core group."""
