@@ -161,6 +161,7 @@ def _replica(replica: Replica) -> dict[str, Any]:
         "ports": [port for _, port in replica.ports],
         "adminUrl": replica.address.admin_url,
         "ready": replica.ready,
+        "unready": replica.unready,
         "stopping": replica.stopping,
         "restarts": replica.restarts,
         "starts": replica.starts,
@@ -170,7 +171,7 @@ def _replica(replica: Replica) -> dict[str, Any]:
 
 
 def endpoints_text(groups: Iterable[Group]) -> str:
-    """The replicas that take requests as the EPP's file discovery reads them: ports are strings; JSON is YAML."""
+    """The replicas that should get requests as the EPP's file discovery reads them: ports are strings; JSON is YAML."""
     entries: list[Mapping[str, Any]] = [
         {
             "name": endpoint_name(replica.name, rank),
@@ -181,7 +182,7 @@ def endpoints_text(groups: Iterable[Group]) -> str:
         }
         for group in groups
         for replica in group.replicas
-        if replica.ready
+        if replica.ready and not replica.unready
         for rank, port in replica.ports
     ]
     return '{"endpoints": [' + ",".join(f"\n{json.dumps(entry, ensure_ascii=False)}" for entry in entries) + "]}\n"

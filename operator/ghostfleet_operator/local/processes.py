@@ -9,6 +9,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,18 +34,28 @@ def open_files(servers: int) -> int:
     return process + server * servers
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a server tells of itself."""
+
+    revision: int
+    live_hash: str
+    unready: str
+    """Why it should get no traffic; empty where it should."""
+
+
 class Seat:
     """The place of one server in a process, from before its start to its end."""
 
-    def __init__(self, pack: Pack, name: str, adopted: Callable[[int, str], None]) -> None:
-        """`adopted` is told of each document that comes into force, by revision and hash."""
+    def __init__(self, pack: Pack, name: str, changed: Callable[[State], None]) -> None:
+        """`changed` is told of each document that comes into force, and whenever traffic is to stay away or come."""
         self._pack = pack
         self.name = name
-        self.adopted = adopted
+        self.changed = changed
         self.returncode: int | None = None
         """How it ended, as for a process."""
         self.ready = asyncio.Event()
-        """Set when it takes requests for the first time."""
+        """Set when it has started."""
         self._ended = asyncio.Event()
 
     @property
@@ -154,11 +165,11 @@ class Pack:
     def _take(self, told: Mapping[str, Any]) -> tuple[Seat, int] | None:
         """What the process tells; a server that has ended, and its exit code."""
         match told:
-            case {"ready": name, "revision": revision, "hash": live_hash} if seat := self.seats.get(name):
-                seat.adopted(revision, live_hash)
+            case {"ready": name, **state} if seat := self.seats.get(name):
+                seat.changed(_state(state))
                 seat.ready.set()
-            case {"adopted": name, "revision": revision, "hash": live_hash} if seat := self.seats.get(name):
-                seat.adopted(revision, live_hash)
+            case {"changed": name, **state} if seat := self.seats.get(name):
+                seat.changed(_state(state))
             case {"ended": name, "code": code} if seat := self.seats.pop(name, None):
                 return seat, code
         return None
@@ -178,6 +189,10 @@ class Pack:
             )
 
 
+def _state(told: Mapping[str, Any]) -> State:
+    return State(told["revision"], told["hash"], told["unready"])
+
+
 class Processes:
     """All processes of a fleet."""
 
@@ -194,7 +209,7 @@ class Processes:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         log: Path,
-        adopted: Callable[[int, str], None],
+        changed: Callable[[State], None],
     ) -> Seat:
         """Start a server, `arguments` being those of `ghostfleet serve`, where there is room or in another process."""
         self._packs = [pack for pack in self._packs if pack.open]
@@ -202,7 +217,7 @@ class Processes:
         if pack is None:
             pack = Pack(self._room, self._folder, self._say)
             self._packs.append(pack)
-        seat = pack.seats[name] = Seat(pack, name, adopted)
+        seat = pack.seats[name] = Seat(pack, name, changed)
         pack.send({"start": name, "arguments": arguments, "environment": environment, "log": str(log)})
         return seat
 

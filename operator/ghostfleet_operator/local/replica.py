@@ -14,7 +14,7 @@ from typing import Final
 import httpx
 
 from ghostfleet_operator.local.addresses import Addresses, NoAddress
-from ghostfleet_operator.local.processes import Processes, Seat
+from ghostfleet_operator.local.processes import Processes, Seat, State
 from ghostfleet_operator.local.state import StateFolder, write_atomically
 from ghostfleet_operator.plan.replicas import ServerPlan
 from ghostfleet_operator.rollout import Ack, Target
@@ -59,6 +59,8 @@ class Replica:
         self.starts = 0
         """How often it was started."""
         self.ack: Ack | None = None
+        self.unready = ""
+        """Why schedulers should send nothing to it though it serves: it was told so, or the failure `Unready`."""
         self.runs_restart_hash: str | None = None
         self._here = surroundings
         self.address = surroundings.addresses.take(len(plan.resolved.config.ports))
@@ -154,6 +156,7 @@ class Replica:
         else:
             self._ready.clear()
             self.ack = None
+            self.unready = ""
         self._here.changed()
 
     async def _supervise(self) -> None:
@@ -233,14 +236,15 @@ class Replica:
             *("--shutdown-timeout", str(self._here.drain_seconds)),
         ]
         pod = {"POD_NAME": self.name, "POD_NAMESPACE": self.namespace}
-        return self._here.processes.host(f"{self.namespace}/{self.name}", arguments, pod, log, self._adopted)
+        return self._here.processes.host(f"{self.namespace}/{self.name}", arguments, pod, log, self._changed)
 
-    def _adopted(self, revision: int, live_hash: str) -> None:
-        """The server says which document is in force."""
+    def _changed(self, state: State) -> None:
+        """The server says which document is in force, and whether it should get traffic."""
         document = self.plan.document
-        if self.ready and revision == document.revision and live_hash != document.hash:
-            self._here.say(f"{self.name} runs revision {revision} with another hash; it is put right")
-        self.ack = Ack(self.target, revision, live_hash, None)
+        if self.ready and state.revision == document.revision and state.live_hash != document.hash:
+            self._here.say(f"{self.name} runs revision {state.revision} with another hash; it is put right")
+        self.ack = Ack(self.target, state.revision, state.live_hash, None)
+        self.unready = state.unready
         self._here.changed()
 
     async def _end_server(self) -> None:

@@ -88,6 +88,8 @@ def _row(server: Mapping[str, Any], replica: Mapping[str, Any], state: Mapping[s
         note = "starts" if replica["pid"] else "waits to start again"
     elif not state:
         note = "does not answer"
+    elif replica["unready"]:
+        note = f"should get no requests: {replica['unready']}"
     else:
         note = "" if synced else f"should run revision {server['revision']}"
     scope = "" if server["namespace"] == "default" else f"{server['namespace']}/"
@@ -95,7 +97,7 @@ def _row(server: Mapping[str, Any], replica: Mapping[str, Any], state: Mapping[s
         server=scope + server["name"],
         replica=replica["name"],
         url=replica["url"],
-        ready=replica["ready"] and bool(state),
+        ready=replica["ready"] and not replica["unready"] and bool(state),
         running=state.get("running"),
         waiting=state.get("waiting"),
         kv_usage=state.get("kvUsage"),

@@ -43,6 +43,7 @@ class Replica:
     pid: int
     """Its process, which may be that of others, too."""
     ready: bool
+    """Whether schedulers should send it requests."""
     starts: int
     """How often it was started."""
     _kill: Callable[[Replica], None] = field(repr=False, compare=False)
@@ -135,7 +136,7 @@ class Fleet:
                 one["url"],
                 one["adminUrl"],
                 one["pid"],
-                one["ready"],
+                one["ready"] and not one["unready"],
                 one["starts"],
                 self._kill,
             )
@@ -156,7 +157,7 @@ class Fleet:
 
     @property
     def endpoints_file(self) -> Path:
-        """The replicas that take requests, in the format of the endpoint picker's file discovery; kept up to date."""
+        """Replicas that should get requests, in the format of the endpoint picker's file discovery; kept up to date."""
         return self._state.endpoints_file
 
     # --- what happened ---------------------------------------------------------------------------

@@ -16,6 +16,11 @@ class Flapping:
         wanted = [failure for failure in failures if failure.type is FailureType.UNREADY]
         self._since = {failure: self._since.get(failure, now) for failure in wanted}
 
+    @property
+    def goes_by_time(self) -> bool:
+        """Whether readiness comes and goes by itself."""
+        return any(failure.period is not None for failure in self._since)
+
     def unready(self, now: float) -> bool:
         """Whether the server is not ready at `now`."""
         return any(_away(failure, now - since) for failure, since in self._since.items())

@@ -5,8 +5,9 @@ It is told by lines of JSON on standard input and tells by such lines on standar
     {"start": NAME, "arguments": [...], "environment": {...}, "log": FILE}    as `ghostfleet serve` takes them
     {"stop": NAME}                                          drain and end
     {"kill": NAME}                                          end at once
-    {"ready": NAME, "revision": 3, "hash": "sha256:..."}    it takes requests
-    {"adopted": NAME, "revision": 4, "hash": ...}           another document, or a patch, is in force
+    {"ready": NAME, "revision": 3, "hash": "sha256:...", "unready": ""}    it has started
+    {"changed": NAME, "revision": 4, "hash": ..., "unready": "Unready"}
+                        another document, or a patch, is in force; or why it should get no traffic has changed
     {"ended": NAME, "code": 0}                              the exit code it would have had alone
 
 Servers come and go; the process stays until its standard input ends, as it does with the supervisor however that ends.
@@ -33,6 +34,8 @@ from ghostfleet_simulator.hosting.hosted import CannotListen, Hosted
 from ghostfleet_simulator.hosting.process import on_stop_signal, return_large_blocks, spare_collector
 from ghostfleet_simulator.logs import LogFiles, set_up
 from ghostfleet_simulator.problems import InvalidInput
+from ghostfleet_simulator.runtime.replica import Replica
+from ghostfleet_simulator.runtime.server import STARTING
 from ghostfleet_simulator.text.tokenizer import Tokenizer, tokenizer_of
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ _INVALID, _FAILED = 2, 1
 _QUIET_S: Final = 1.0
 """How long no server may have come or gone before the garbage collector is told to leave all alone."""
 _READINESS_S: Final = 0.1
+"""How often readiness is looked at while it goes by the clock."""
 _LONGEST_LINE: Final = 2**24
 _MOST_SOCKETS: Final = 65_536
 _log = logging.getLogger("ghostfleet.serve")
@@ -127,12 +131,11 @@ class Pack:
             async with self._turn:  # one after the other, and who is there already has a turn in between
                 await asyncio.sleep(0)
                 hosted = self._hosted[name] = self._made(arguments, environment)
-            hosted.replica.servers[-1].adopted = lambda: self._tell(_state("adopted", name, hosted))
-            ready = asyncio.create_task(self._tell_ready(name, hosted))
+            following = asyncio.create_task(self._follow(name, hosted))
             self._obey(name)
             self._settle()
             code = await hosted.run()
-            ready.cancel()
+            following.cancel()
         except InvalidInput as error:
             code = _INVALID
             for problem in error.problems:
@@ -163,11 +166,20 @@ class Pack:
             shares_process=True,
         )
 
-    async def _tell_ready(self, name: str, hosted: Hosted) -> None:
+    async def _follow(self, name: str, hosted: Hosted) -> None:
+        """Tells what a server is from its start on; one whose state does not go by the clock takes no time."""
+        replica, changed = hosted.replica, asyncio.Event()
+        replica.servers[-1].changed = changed.set
         await hosted.listening.wait()
-        while hosted.replica.unready:  # noqa: ASYNC110 - an injected failure, which goes by the clock
+        while replica.unready == STARTING:  # noqa: ASYNC110 - it goes by the clock
             await asyncio.sleep(_READINESS_S)
-        self._tell(_state("ready", name, hosted))
+        event, told = "ready", None
+        while True:
+            changed.clear()
+            if (state := _state(replica)) != told:
+                self._tell({event: name, **state})
+                event, told = "changed", state
+            await (asyncio.sleep(_READINESS_S) if replica.flaps else changed.wait())
 
     def _obey(self, name: str) -> None:
         hosted, word = self._hosted.get(name), self._told.get(name)
@@ -188,9 +200,9 @@ def _spare_collector_again() -> None:
     spare_collector()
 
 
-def _state(event: str, name: str, hosted: Hosted) -> dict[str, Any]:
-    state = hosted.replica.in_force
-    return {event: name, "revision": state.revision, "hash": state.document.hash}
+def _state(replica: Replica) -> dict[str, Any]:
+    state = replica.in_force
+    return {"revision": state.revision, "hash": state.document.hash, "unready": replica.unready}
 
 
 def _split(arguments: Sequence[str]) -> list[str]:

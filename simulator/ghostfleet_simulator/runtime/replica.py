@@ -54,6 +54,11 @@ class Replica:
         return next((reason for server in self.servers if (reason := server.unready)), "")
 
     @property
+    def flaps(self) -> bool:
+        """Whether `unready` changes by itself."""
+        return any(server.flaps for server in self.servers)
+
+    @property
     def draining(self) -> bool:
         """Told to take no more traffic."""
         return self.servers[0].draining

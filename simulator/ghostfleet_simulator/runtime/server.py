@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ghostfleet_simulator.config import Dialect, Failure, FailureType, ServerConfig, seed_of
 from ghostfleet_simulator.document import Document, InForce, restart_hash
@@ -41,6 +41,8 @@ from ghostfleet_simulator.text.tokenizer import Tokenizer, tokenizer_of
 if TYPE_CHECKING:
     import zmq
 
+STARTING: Final = "starting"
+"""Why a server should get no traffic yet."""
 _log = logging.getLogger("ghostfleet.server")
 
 
@@ -95,8 +97,8 @@ class SimulatedServer:
         self._ready_at = 0.0
         self.draining = False
         """Told to take no more traffic; running requests go on."""
-        self.adopted: Callable[[], None] = lambda: None
-        """Called when another document or a patch has come into force."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called when another document or a patch has come into force, and when it begins to drain."""
         self.resources = ExitStack()
         """What is closed with the server."""
         self._live_file = live_file
@@ -146,7 +148,7 @@ class SimulatedServer:
             self.in_force = state
             self._take_over()
             _log.info("revision %d with %s is in force", state.revision, state.document.hash)
-            self.adopted()
+            self.changed()
         return state
 
     def _check(self, state: InForce) -> None:
@@ -312,12 +314,18 @@ class SimulatedServer:
         if self.draining:
             return "draining"
         if not self.started or time.monotonic() < self._ready_at:
-            return "starting"
+            return STARTING
         return FailureType.UNREADY.value if self._flapping.unready(self.now_us() / 1e6) else ""
+
+    @property
+    def flaps(self) -> bool:
+        """Whether `unready` changes by itself, by an injected failure."""
+        return self._flapping.goes_by_time
 
     def drain(self) -> None:
         """Take no more traffic: readiness goes, running requests go on."""
         self.draining = True
+        self.changed()
 
     def crash(self, failure: Failure) -> None:
         """Suffer an injected crash: no answer is finished. Where it ends the process this does not return."""
