@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e import cache, diagnostics, shell
-from e2e.build import binaries, inference_extension
+from e2e.build import binaries, manifests
 from e2e.ext_proc import environment
-from e2e.images import epp
+from e2e.images import parties
 from e2e.images.build import NAMES, Images, version
 from e2e.kind import engine
 from e2e.kind.cluster import TOOLS, Cluster, default_workers
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
 def _given(keep: bool) -> Iterator[Target]:
     """The cluster of KUBECONFIG. The release is taken off again if it was not there before."""
     path = os.pathsep.join([str(binaries.ensure(TOOLS)), os.environ.get("PATH", os.defpath)])
-    picker = {"GHOSTFLEET_EPP_IMAGE": os.environ.get("GHOSTFLEET_EPP_IMAGE", epp.PUBLIC)}
+    picker = {"GHOSTFLEET_EPP_IMAGE": os.environ.get("GHOSTFLEET_EPP_IMAGE", parties.EPP.public)}
     target = Target(os.environ | {"PATH": path} | picker)
     ours = not target.has_release()
     try:
@@ -92,8 +92,11 @@ def _kind(images: Images, keep: bool) -> Iterator[Target]:
         cluster = Cluster(engine.choose())
         try:
             cluster.up(default_workers())
-            cluster.load([*(images.archive(which) for which in NAMES), epp.ensure()])
-            yield Target(dict(cluster.environment()) | {"GHOSTFLEET_EPP_IMAGE": epp.NAME}, cluster.command())
+            loaded = {"GHOSTFLEET_EPP_IMAGE": parties.EPP, "GHOSTFLEET_METRICS_SERVER_IMAGE": parties.METRICS_SERVER}
+            archives = [party.ensure() for party in loaded.values()]
+            cluster.load([*(images.archive(which) for which in NAMES), *archives])
+            names = {variable: party.name for variable, party in loaded.items()}
+            yield Target(dict(cluster.environment()) | names, cluster.command())
         finally:
             if keep:
                 shell.say("kept the cluster: python3 -m e2e.kind with COMMAND, python3 -m e2e.kind down")
@@ -105,7 +108,7 @@ def _kind(images: Images, keep: bool) -> Iterator[Target]:
 def _install(target: Target, images: Images) -> None:
     there = target.has_release()
     # Definitions first: what is there when the operator starts is watched.
-    target.run("kubectl", "apply", "--server-side", "-f", str(inference_extension.definitions()))
+    target.run("kubectl", "apply", "--server-side", "-f", str(manifests.inference_extension()))
     command = ["helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"]
     command += ["--set", "inferencePools=true"]
     if images.prefix:

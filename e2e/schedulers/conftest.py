@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from e2e.ext_proc.picker import Client
-from e2e.images import epp
+from e2e.images import parties
 from e2e.schedulers.cluster import cluster_lab
 from e2e.schedulers.lab import Lab
 from e2e.schedulers.laptop import laptop_lab
@@ -30,7 +30,7 @@ def session_lab(
     """In the cluster that `make e2e` prepared; without one on this machine."""
     if "GHOSTFLEET_E2E_NAMESPACE" in os.environ:
         lab: AbstractContextManager[Lab] = cluster_lab(
-            request.getfixturevalue("api"), client, os.environ.get("GHOSTFLEET_EPP_IMAGE", epp.PUBLIC)
+            request.getfixturevalue("api"), client, os.environ.get("GHOSTFLEET_EPP_IMAGE", parties.EPP.public)
         )
     else:
         lab = laptop_lab(client, tmp_path_factory.mktemp("lab"))

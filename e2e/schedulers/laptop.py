@@ -17,7 +17,7 @@ import yaml
 from tests.apiserver import control_plane
 
 from e2e.build import binaries
-from e2e.build.inference_extension import definitions
+from e2e.build.manifests import inference_extension
 from e2e.conftest import Object, until
 from e2e.ext_proc.picker import Client
 from e2e.schedulers.lab import ALPHA, ARGUMENTS, BETA, POOL, Lab, Pod, RunningPicker
@@ -126,7 +126,7 @@ def laptop_lab(client: Client, folder: Path) -> Iterator[LaptopLab]:
         plane.client() as api,
         Fleet(sources, folder=folder / "fleet", timeout=120) as fleet,
     ):
-        for file in sorted(definitions().glob("*.yaml")):
+        for file in sorted(inference_extension().glob("*.yaml")):
             api.post(_DEFINITIONS, json=yaml.safe_load(file.read_text())).raise_for_status()
         made = LaptopLab(fleet, api, plane.kubeconfig, client, folder)
         made.create(_pool())

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from e2e.build.inference_extension import definitions
+from e2e.build.manifests import inference_extension
 from e2e.shell import Failure
 from tests.apiserver import audit, control_plane
 from tests.apiserver.cluster import CRD, Cluster, condition, eventually, path
@@ -88,7 +88,7 @@ def with_crds(plane: ControlPlane) -> Iterator[Cluster]:
 def with_inference_pools(cluster: Cluster) -> Iterator[None]:
     """The cluster with the InferencePool's CRD, as its project publishes it, until the block ends."""
     try:
-        text = (definitions() / "inference.networking.k8s.io_inferencepools.yaml").read_text()
+        text = (inference_extension() / "inference.networking.k8s.io_inferencepools.yaml").read_text()
     except Failure as error:
         if os.environ.get("GHOSTFLEET_CI") == "1":
             pytest.fail(f"the InferencePool's CRD must be there in CI: {error}", pytrace=False)

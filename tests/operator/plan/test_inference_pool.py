@@ -5,7 +5,7 @@ from __future__ import annotations
 import jsonschema
 import pytest
 import yaml
-from e2e.build.inference_extension import definitions
+from e2e.build.manifests import inference_extension
 from e2e.shell import Failure
 from tests.operator.objects import UID, planned
 
@@ -56,7 +56,7 @@ def test_every_port_of_a_pod_is_one() -> None:
 @pytest.mark.parametrize("pool", [{}, {"name": "b.c", "endpointPickerRef": {"name": "x"}}])
 def test_it_is_what_the_definition_of_the_kind_allows(pool: dict[str, object]) -> None:
     try:
-        text = (definitions() / "inference.networking.k8s.io_inferencepools.yaml").read_text()
+        text = (inference_extension() / "inference.networking.k8s.io_inferencepools.yaml").read_text()
     except Failure as error:
         pytest.skip(str(error).splitlines()[0])
     schema = yaml.safe_load(text)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
