@@ -172,6 +172,18 @@ def test_abort_requests(full: Vllm) -> None:
     assert body["status"] == "aborted"
 
 
+def test_server_header(plain: Vllm) -> None:
+    """1: every answer says `server: uvicorn`, behind the date."""
+    answers = [
+        plain.get("/health"),
+        plain.get("/nowhere"),
+        plain.completion(),
+        plain.completion(stream=True),
+        plain.completion(stop=["x"]),
+    ]
+    assert [list(answer.headers.items())[1] for answer in answers] == [("server", "uvicorn")] * len(answers)
+
+
 def test_cors(plain: Vllm) -> None:
     """1: CORS is open to every origin."""
     response = plain.get("/v1/models", Origin="http://elsewhere")

@@ -17,6 +17,8 @@ from ghostfleet_simulator.api.protocol import StreamingProtocol
 
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 5
+_SERVER = (b"server", b"uvicorn")
+"""vLLM leaves uvicorn's own header on (entrypoints/launcher.py)."""
 _ABORT_S = 1
 """How long a request may take to notice that its connection was dropped."""
 
@@ -34,7 +36,6 @@ class Listener(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                server_header=False,
                 proxy_headers=False,
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_S,
@@ -93,7 +94,8 @@ class _State(ServerState):
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers of every answer."""
         if (now := int(time.time())) != self._second:
-            self._second, self._headers = now, [(b"date", formatdate(now, usegmt=True).encode())]
+            date = (b"date", formatdate(now, usegmt=True).encode())
+            self._second, self._headers = now, [date, _SERVER]
         return self._headers
 
     @default_headers.setter
