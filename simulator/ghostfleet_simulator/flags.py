@@ -6,16 +6,12 @@ force and live flags have no effect: the document is what an operator pushes and
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
-
-from pydantic.alias_generators import to_camel
 
 from ghostfleet_simulator.arguments import (
     FAKE_METRICS_FLAG,
@@ -38,15 +34,11 @@ from ghostfleet_simulator.config import (
 )
 from ghostfleet_simulator.document import Document
 from ghostfleet_simulator.files import read_mapping
-from ghostfleet_simulator.kv_transfer_flag import kv_transfer_of
+from ghostfleet_simulator.flag_values import KV_TRANSFER_FLAG, Given, as_words, choice_of, object_of, single, value_of
 from ghostfleet_simulator.llmd.fake_metrics import fake_metrics
 from ghostfleet_simulator.llmd.settings import NO_TLS, LlmdSettings
-from ghostfleet_simulator.lora_modules import adapters_of
 from ghostfleet_simulator.problems import InvalidInput, Problem, nearest, validated
 
-_HUMAN_INTS: Final = frozenset({"max-model-len", "max-num-batched-tokens"})
-_SWITCH: Final = {"true": True, "1": True, "false": False, "0": False, "": None}
-_KV_TRANSFER: Final = "kv-transfer-config"
 _TLS: Final = ("ssl-certfile", "ssl-keyfile")
 _VLLM_SEED: Final = "PYTHONHASHSEED"
 _VLLM_VARIABLES: Final = {
@@ -60,7 +52,6 @@ _VLLM_VARIABLES: Final = {
     "VLLM_MOONCAKE_BOOTSTRAP_PORT": "kv-bootstrap-port",
 }
 """Variables that vLLM reads; an empty one says something only of the seed."""
-_SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -92,22 +83,13 @@ class LoadedConfig:
     options: Options
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """Values of one flag as written, and how problems name the place where they were written."""
-
-    values: list[str]
-    source: str
-    in_file: bool = False
-
-
 @dataclass(slots=True)
 class _File:
     """A configuration file taken apart."""
 
     path: Path | None = None
     tree: dict[str, Any] = field(default_factory=dict)
-    flags: dict[str, _Given] = field(default_factory=dict)
+    flags: dict[str, Given] = field(default_factory=dict)
     skipped: list[ForeignFlag] = field(default_factory=list)
     document: Document | None = None
 
@@ -126,7 +108,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str], base: Mapping[str, Any
     known = settings()
     arguments = scan(argv, known, cut_short=base is None)
     given = _from_environment(environ, known)
-    given |= {flag: _Given(values, f"--{flag}") for flag, values in arguments.values.items()}
+    given |= {flag: Given(values, f"--{flag}") for flag, values in arguments.values.items()}
     file = _read_file(Path(given["config"].values[-1]), known) if "config" in given else _File(tree=dict(base or {}))
     given = file.flags | given
     skipped = [*arguments.skipped, *file.skipped]
@@ -145,13 +127,13 @@ def load(argv: Sequence[str], environ: Mapping[str, str], base: Mapping[str, Any
             warnings.append(f"{value.source} has no effect: {file.path} is a document, which sets {setting.dotted}")
             continue
         try:
-            converted = _block(setting, value, warnings) if setting.block else _converted(setting, value, warnings)
+            converted = value_of(setting, value, warnings)
         except InvalidInput as error:
             problems += error.problems
             continue
         if converted is not None:
             _place(tree, setting.path, converted)
-        if flag == _KV_TRANSFER and (name := _object(value).get("engine_id")) is not None:
+        if flag == KV_TRANSFER_FLAG and (name := object_of(value).get("engine_id")) is not None:
             _place(tree, known[f"{flag}.engine_id"].path, name)
     try:
         _inject(tree, given, file, warnings)
@@ -171,17 +153,17 @@ def load(argv: Sequence[str], environ: Mapping[str, str], base: Mapping[str, Any
     return LoadedConfig(config, document, tuple(warnings), options)
 
 
-def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) -> dict[str, _Given]:
+def _from_environment(environ: Mapping[str, str], known: Mapping[str, Setting]) -> dict[str, Given]:
     found = {}
     for flag, setting in known.items():
         variable = "GHOSTFLEET_" + flag.upper().replace("-", "_")
         value = environ.get(variable, "")
         # Kubernetes sets GHOSTFLEET_PORT=tcp://... in pods of a namespace with a Service called "ghostfleet".
         if value and not _SERVICE_LINK.match(value):
-            found[flag] = _Given(value.split() if setting.many else [value], variable)
+            found[flag] = Given(value.split() if setting.many else [value], variable)
     for variable, flag in _VLLM_VARIABLES.items():
         if flag not in found and (environ.get(variable) or (variable == _VLLM_SEED and variable in environ)):
-            found[flag] = _Given([environ[variable]], variable)
+            found[flag] = Given([environ[variable]], variable)
     return found
 
 
@@ -212,7 +194,7 @@ def _mixed(path: Path, raw: Mapping[str, Any], known: Mapping[str, Setting]) -> 
             file.tree[key] = value
         elif flag in known and flag != "config":
             try:
-                file.flags[flag] = _Given(_as_words(key, value), f"{path}: {key}", in_file=True)
+                file.flags[flag] = Given(as_words(key, value), f"{path}: {key}", in_file=True)
             except InvalidInput as error:
                 problems += error.problems
             if value is None:
@@ -242,92 +224,6 @@ def _mixed(path: Path, raw: Mapping[str, Any], known: Mapping[str, Setting]) -> 
     return file
 
 
-def _as_words(key: str, value: object) -> list[str]:
-    """A plain YAML value, or a list of them, as it would be written on the command line."""
-    words = []
-    for item in value if isinstance(value, list) else [value]:
-        match item:
-            case bool():
-                words.append(str(item).lower())
-            case float():
-                words.append(format(Decimal(str(item)), "f") if item == item and abs(item) < 1e300 else str(item))  # noqa: PLR0124 - NaN
-            case int() | str():
-                words.append(str(item))
-            case None if not isinstance(value, list):
-                words.append("")
-            case Mapping() if key.replace("_", "-") == FAKE_METRICS_FLAG:
-                words.append(json.dumps(item))
-            case _:
-                raise InvalidInput([Problem(key, "must be a plain value or a list of plain values")])
-    return words
-
-
-def _single(given: _Given) -> str:
-    if len(given.values) != 1:
-        raise InvalidInput([Problem(given.source, f"takes one value, not {len(given.values)}")])
-    return given.values[0]
-
-
-def _squeezed(word: str) -> str:
-    return re.sub(r"[-_ ]", "", word).lower()
-
-
-def _choice(word: str, choices: Iterable[StrEnum], source: str) -> StrEnum:
-    """The member that `word` spells in kebab, snake or camel case."""
-    members = {_squeezed(member.value): member for member in choices}
-    if _squeezed(word) in members:
-        return members[_squeezed(word)]
-    kebab = [re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", m.value).lower() for m in members.values()]
-    guess = nearest(word.lower(), kebab)
-    raise InvalidInput(
-        [
-            Problem(
-                source, f"{word!r} is not one of {', '.join(kebab)}" + (f"; did you mean {guess!r}?" if guess else "")
-            )
-        ]
-    )
-
-
-def _converted(setting: Setting, given: _Given, warnings: list[str]) -> Any:
-    """The value to be validated; None where it says that the default is meant."""
-    if setting.many:
-        return adapters_of(given.values, given.source) if setting.flag == "lora-modules" else given.values
-    word = _single(given)
-    if setting.choices:
-        return _choice(word, setting.choices, given.source).value if word else None
-    if setting.switch and word.lower() in _SWITCH:
-        return _SWITCH[word.lower()]
-    if setting.flag in _HUMAN_INTS:
-        if setting.flag == "max-model-len" and word in ("auto", "-1"):
-            warnings.append(f"{given.source}: there is no model to take the length from; it is {setting.default}")
-            return None
-        number = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgKMG])", word)
-        if number:  # vLLM's human_readable_int: k is 1000, K is 1024
-            return int(Decimal(number[1]) * _SUFFIXES[number[2]])
-    return word
-
-
-def _object(given: _Given) -> dict[str, Any]:
-    """A JSON object; nothing is an empty one."""
-    word = _single(given)
-    if not word:
-        return {}
-    try:
-        found = json.loads(word)
-    except ValueError as error:
-        raise InvalidInput([Problem(given.source, f"not JSON: {error}")]) from None
-    if not isinstance(found, dict):
-        raise InvalidInput([Problem(given.source, f"must be a JSON object, not {word!r}")])
-    return found
-
-
-def _block(setting: Setting, given: _Given, warnings: list[str]) -> dict[str, Any] | None:
-    """A block as vLLM's command line has it: a JSON object whose keys are in snake case."""
-    if setting.flag == _KV_TRANSFER:
-        return kv_transfer_of(_object(given), given.source, warnings) or None
-    return {to_camel(key) if "_" in key else key: value for key, value in _object(given).items()} or None
-
-
 def _place(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     node = tree
     for key in path[:-1]:
@@ -338,7 +234,7 @@ def _place(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     node[path[-1]] = value
 
 
-def _fake(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warnings: list[str]) -> None:
+def _fake(tree: dict[str, Any], given: Mapping[str, Given], file: _File, warnings: list[str]) -> None:
     """llm-d-inference-sim's fake metrics as ours."""
     fakes = given.get(FAKE_METRICS_FLAG)
     if fakes is None:
@@ -348,11 +244,11 @@ def _fake(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warnin
         return
     if fakes.in_file and "fakeMetrics" in tree:
         raise InvalidInput([Problem(fakes.source, "also given as fakeMetrics")])
-    if found := _object(fakes):
+    if found := object_of(fakes):
         tree["fakeMetrics"] = fake_metrics(found, fakes.source)
 
 
-def _inject(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warnings: list[str]) -> None:
+def _inject(tree: dict[str, Any], given: Mapping[str, Given], file: _File, warnings: list[str]) -> None:
     """llm-d-inference-sim's rate and types as a list of failures in equal shares."""
     rate, types = given.get(RATE_FLAG), given.get(TYPES_FLAG)
     if rate is None:
@@ -364,26 +260,26 @@ def _inject(tree: dict[str, Any], given: Mapping[str, _Given], file: _File, warn
         return
     if rate.in_file and "failures" in tree:
         raise InvalidInput([Problem(rate.source, "also given as failures")])
-    word = _single(rate)
+    word = single(rate)
     if not re.fullmatch(r"\d{1,3}", word) or int(word) > 100:
         raise InvalidInput([Problem(rate.source, f"{word!r} is not a whole number of per cent from 0 to 100")])
     chosen = (
-        [_choice(word, BY_RATE, types.source) for word in types.values]
+        [choice_of(word, BY_RATE, types.source) for word in types.values]
         if types and types.values
         else list(TYPED_ERRORS)
     )
     tree["failures"] = equal_shares(int(word), [FailureType(failure) for failure in chosen])
 
 
-def _options(given: Mapping[str, _Given], known: Mapping[str, Setting]) -> Options:
+def _options(given: Mapping[str, Given], known: Mapping[str, Setting]) -> Options:
     def path(flag: str) -> Path | None:
-        word = _single(given[flag]) if flag in given else ""
+        word = single(given[flag]) if flag in given else ""
         return Path(word) if word else None
 
     def choice(flag: str, default: StrEnum) -> StrEnum:
         choices = known[flag].choices
-        word = _single(given[flag]) if flag in given else ""
-        return _choice(word, choices, given[flag].source) if word and choices else default
+        word = single(given[flag]) if flag in given else ""
+        return choice_of(word, choices, given[flag].source) if word and choices else default
 
     return Options(
         log_level=LogLevel(choice("log-level", LogLevel.INFO)),
@@ -396,7 +292,7 @@ def _options(given: Mapping[str, _Given], known: Mapping[str, Setting]) -> Optio
 
 
 def _located(
-    problem: Problem, given: Mapping[str, _Given], known: Mapping[str, Setting], file: _File, *, based: bool
+    problem: Problem, given: Mapping[str, Given], known: Mapping[str, Setting], file: _File, *, based: bool
 ) -> Problem:
     """The problem under the flag, variable or file that it comes from."""
     dotted = re.sub(r"\[\d+\]", "", problem.path)
