@@ -39,7 +39,7 @@ AUTOSCALER: Object = {
         "minReplicas": 1,
         "maxReplicas": 2,
         "metrics": [
-            {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "AverageValue", "averageValue": "60m"}}}
+            {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "AverageValue", "averageValue": "30m"}}}
         ],
         "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
     },
