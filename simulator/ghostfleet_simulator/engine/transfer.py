@@ -49,11 +49,15 @@ class Incoming:
 class Outgoing:
     """The keys and values of a sequence that another server will come for."""
 
-    __slots__ = ("block_ids", "key", "lease_us", "reasons", "tokens")
+    __slots__ = ("block_ids", "ends_with_prompt", "key", "lease_us", "reasons", "tokens")
 
-    def __init__(self, key: str, lease_us: int, reasons: frozenset[str]) -> None:
-        """`key` is what the other one asks by; blocks are held if the sequence ends for one of the `reasons`."""
+    def __init__(self, key: str, lease_us: int, reasons: frozenset[str], *, ends_with_prompt: bool = False) -> None:
+        """`key` is what the other one asks by; blocks are held if the sequence ends for one of the `reasons`.
+
+        `ends_with_prompt`: it ends with the token after its prompt, whatever the request allows.
+        """
         self.key = key
+        self.ends_with_prompt = ends_with_prompt
         self.lease_us = lease_us
         self.reasons = reasons
         self.block_ids: list[int] | None = None

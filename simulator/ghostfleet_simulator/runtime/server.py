@@ -239,6 +239,10 @@ class SimulatedServer:
             prompts.append([])
             number, self._requests = self._requests, self._requests + 1
             for choice in range(sampling.n):
+                name = prompt.id if sampling.n == 1 else f"{choice}_{prompt.id}"
+                incoming, outgoing = self.ranks.roles(elsewhere.params, name)
+                if outgoing is not None and outgoing.ends_with_prompt:
+                    sampling = sampling.of_one_token()
                 answer = self._answers.answer(
                     prompt.token_ids,
                     prompt.token_ids if prompt.echo is None else prompt.echo,
@@ -251,8 +255,6 @@ class SimulatedServer:
                     request_index=number,
                     choice_index=choice,
                 )
-                name = prompt.id if sampling.n == 1 else f"{choice}_{prompt.id}"
-                incoming, outgoing = self.ranks.roles(elsewhere.params, name)
                 seq = Sequence(
                     name,
                     prompt.token_ids,

@@ -50,6 +50,18 @@ class Sampling(msgspec.Struct, frozen=True, gc=False):
         """Whether the fragments of an answer are its text: no stop string to find, no special token to show."""
         return not self.stop and not self.include_stop_str_in_output and self.skip_special_tokens
 
+    def of_one_token(self) -> Sampling:
+        """The same for answers that end by their length after one token."""
+        return msgspec.structs.replace(
+            self,
+            max_tokens=1,
+            requested_max_tokens=1,
+            min_tokens=0,
+            ignore_eos=True,
+            stop=(),
+            stop_token_ids=frozenset(),
+        )
+
 
 class Prompt(msgspec.Struct, frozen=True):
     """One prompt of a request; it yields `sampling.n` sequences and as many choices."""

@@ -1,7 +1,8 @@
 """`kv_transfer_params` of requests and answers, by connector: what is fetched for a request, and of it.
 
 Pure. Sources: vLLM 0.12 to 0.33 distributed/kv_transfer/kv_connector/v1/nixl (pull_scheduler.py) and mooncake
-(mooncake_connector.py), vLLM 0.33 v1/kv_offload/tiering/p2p/manager.py; llm-d's pd-sidecar for SGLang's fields.
+(mooncake_connector.py), vLLM 0.33 v1/kv_offload/tiering/p2p/manager.py; llm-d's pd-sidecar for SGLang's fields, and
+SGLang's srt/disaggregation/prefill.py for its answer: a token, and `length`.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class Protocol:
         if room is None:
             return _NEITHER
         if self._settings.produces:
-            return None, Outgoing(str(room), self._lease_us, _LENGTH_OR_STOP)
+            return None, Outgoing(str(room), self._lease_us, _LENGTH, ends_with_prompt=True)
         port = params.get("bootstrap_port")
         address = _address(params.get("bootstrap_host"), self._settings.bootstrap_port if port is None else port)
         return self._from(address, room, None, params, early=True)

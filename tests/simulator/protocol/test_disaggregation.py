@@ -322,7 +322,7 @@ def both(made: Pair, prefill: Json, decode: Json) -> Json:
     with ThreadPoolExecutor(2) as pool:
         answer = pool.submit(post, made.decode, **decode)
         eventually(lambda: made.decode.state()["waiting"] == 1)
-        post(made.prefill, max_tokens=1, **prefill)
+        post(made.prefill, **{"max_tokens": 1, **prefill})
         return answer.result()
 
 
@@ -355,10 +355,17 @@ def test_mooncake_s_bootstrap_on_the_port_of_the_api(host: Host) -> None:
 def test_sglang(pair: Callable[..., Pair]) -> None:
     made = pair("SGLang")
     room = {"bootstrap_host": "127.0.0.1", "bootstrap_port": made.port, "bootstrap_room": 2**62 + 1}
-    assert both(made, room, room)["usage"]["completion_tokens"] == 3
+    asked = room | {"max_tokens": 3, "stop": ["no such text"], "min_tokens": 2}
+    assert both(made, asked, asked)["usage"]["completion_tokens"] == 3
     eventually(lambda: made.prefill.state()["kvTransfer"]["held"] == 0)
     totals = [server.state()["requests"] for server in (made.prefill, made.decode)]
     assert [told["length"] for told in totals] == [1, 1]
+    # SGLang sends the same to both; the one that prefills stops after a token, or the other would wait for all of them.
+    ends = [httpx.get(f"{server.admin_url}/admin/requests").json() for server in (made.prefill, made.decode)]
+    assert [(told["requests"][0]["completionTokens"], told["requests"][0]["finishReason"]) for told in ends] == [
+        (1, "length"),
+        (3, "length"),
+    ]
 
 
 def test_offloading(pair: Callable[..., Pair]) -> None:
