@@ -74,6 +74,7 @@ def until(what: str, look: Callable[[], T | None], seconds: float = 120) -> T:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--epp", type=Path, metavar="PATH", help="an endpoint picker of llm-d-router, for tests with one")
+    parser.addoption("--pd-sidecar", type=Path, metavar="PATH", help="its sidecar for prefill and decode, likewise")
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def servers(new_folder: Callable[[str], Path]) -> Iterator[Serve]:
     def start(*flags: str, environment: Mapping[str, str] | None = None) -> Served:
         port, admin_port = free_port(), free_port()
         log = new_folder("serve") / "log"
-        command = [GHOSTFLEET, "serve", "--model", "org/model", "--served-model-name", "m", "--host", "127.0.0.1"]
+        command = [str(GHOSTFLEET), "serve", "--model", "org/model", "--served-model-name", "m", "--host", "127.0.0.1"]
         command += ["--port", str(port), "--admin-port", str(admin_port), *flags]
         with log.open("wb") as out:
             process = subprocess.Popen(

@@ -53,20 +53,24 @@ class Exchange:
                 return {"headers": headers, "metadata": metadata}
         raise EOFError("the picker ended the exchange without an answer")
 
-    def answer(self, headers: Mapping[str, str], chunks: Sequence[str]) -> str:
-        """Says what the server answered, in these chunks; the body as the picker lets it through."""
+    def answer(self, headers: Mapping[str, str], chunks: Sequence[str]) -> dict[str, Any]:
+        """Says what the server answered, in these chunks; the body as the picker lets it through, and its headers."""
         self._say(response_headers=pb.HttpHeaders(headers=_headers({":status": "200", "status": "200", **headers})))
         for position, chunk in enumerate(chunks, start=1):
             self._say(response_body=pb.HttpBody(body=chunk.encode(), end_of_stream=position == len(chunks)))
         passed = b""
+        set_headers: dict[str, str] = {}
         for reply in self._heard:
-            if reply.WhichOneof("response") == "response_body":
+            kind = reply.WhichOneof("response")
+            if kind == "response_headers":
+                set_headers |= _plain(reply.response_headers.response.header_mutation)
+            if kind == "response_body":
                 part = reply.response_body.response.body_mutation.streamed_response
                 passed += part.body
                 if part.end_of_stream:
                     break
         self.drop()
-        return passed.decode()
+        return {"body": passed.decode(), "headers": set_headers}
 
     def drop(self) -> None:
         """Ends the exchange."""
@@ -115,7 +119,7 @@ class Client:
                 exchange.drop()
         return told
 
-    def answer(self, name: str, headers: Mapping[str, str], chunks: Sequence[str]) -> str:
+    def answer(self, name: str, headers: Mapping[str, str], chunks: Sequence[str]) -> dict[str, Any]:
         """Completes a held exchange."""
         return self._held.pop(name).answer(headers, chunks)
 

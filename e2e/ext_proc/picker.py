@@ -34,6 +34,15 @@ class Decision:
         return cls(headers.get(DESTINATION), told.get("refused"), headers, told.get("metadata", {}))
 
 
+@dataclass(frozen=True)
+class Passed:
+    """An answer as a picker lets it through."""
+
+    body: str
+    headers: Mapping[str, str]
+    """Headers that it sets on it."""
+
+
 class Client:
     """The process that speaks gRPC; one for all pickers."""
 
@@ -86,10 +95,9 @@ class Picker:
         told = self.client.call("ask", address=self.address, requests=[request] * times)
         return Counter(Decision.of(each).endpoint for each in told)
 
-    def answer(self, name: str, headers: Mapping[str, str], chunks: Sequence[str]) -> str:
-        """Tell it the answer to a held request, in these chunks; the body as it lets it through."""
-        passed: str = self.client.call("answer", name=name, headers=dict(headers), chunks=list(chunks))
-        return passed
+    def answer(self, name: str, headers: Mapping[str, str], chunks: Sequence[str]) -> Passed:
+        """Tell it the answer to a held request, in these chunks."""
+        return Passed(**self.client.call("answer", name=name, headers=dict(headers), chunks=list(chunks)))
 
     def drop(self, name: str) -> None:
         """End a held request without an answer."""

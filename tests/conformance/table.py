@@ -102,7 +102,21 @@ ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
     ("Pickers", "a full pool sheds requests of negative priority", _SCHEDULERS + "test_shedding.py"),
     ("Pickers", "usage of answers, streamed and whole, and streams that break off", _SCHEDULERS + "test_usage.py"),
     ("Pickers", "a server that turns slow loses its share and gets it back", _SCHEDULERS + "test_hot_reload.py"),
-    ("Pickers", "file discovery: ports as strings, replaced by rename", _SCHEDULERS + "test_file_discovery.py"),
+    *(
+        ("Pickers", f"by llm-d-router's picker: {statement}", f"{_SCHEDULERS}llm_d/test_{name}.py")
+        for statement, name in (
+            ("file discovery, with ports as strings, replaced by rename, by readiness", "discovery"),
+            ("scores by queue, KV cache and running requests, of every dialect", "load"),
+            ("scores by adapters", "adapters"),
+            ("prefixes without events", "prefix"),
+            ("KV events of every encoding, dialled and connecting", "kv_events"),
+            ("roles, and headers of divided requests", "roles"),
+            ("its sidecar with NIXL, Mooncake, SGLang, offloading, shared storage, encoders", "sidecar"),
+            ("sessions", "sessions"),
+            ("two hundred endpoints", "burst"),
+            ("usage", "usage"),
+        )
+    ),
     (
         "Pickers",
         "no label `llm-d.ai/role` is ever empty",
