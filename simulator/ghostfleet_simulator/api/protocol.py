@@ -36,11 +36,13 @@ _log = logging.getLogger("ghostfleet.api")
 class Connection:
     """One client connection as a streaming response sees it."""
 
-    __slots__ = ("_descriptor", "flow", "lost", "on_lost", "on_writable", "transport")
+    __slots__ = ("_socket", "descriptor", "flow", "lost", "on_lost", "on_writable", "transport")
 
     def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
         sock = transport.get_extra_info("socket")
-        self._descriptor: int | None = None if sock is None else sock.fileno()
+        self._socket = -1 if sock is None else sock.fileno()
+        self.descriptor = self._socket
+        """The socket's while nothing waits in the transport, so that bytes may go past it; else -1."""
         self.transport = transport
         self.flow = flow
         """`flow.write_paused`: the kernel takes no more, for the reader is slower than the writer."""
@@ -52,22 +54,36 @@ class Connection:
         """Whether it has."""
 
     def send(self, data: bytes) -> None:
-        """Send bytes; past the transport, which doubles the cost of a write, unless something waits in it.
-
-        The transport is empty whenever writing is not paused: its high-water mark is 0.
-        """
+        """Send bytes; past the transport, which doubles the cost of a write, where that keeps their order."""
         sent = 0
-        if self._descriptor is not None and not self.flow.write_paused and not self.lost:
+        if self.descriptor >= 0:
             try:
-                sent = os.write(self._descriptor, data)
+                sent = os.write(self.descriptor, data)
             except OSError:
                 sent = 0  # the kernel takes no more, or the connection is broken: the transport knows what to do
         if sent < len(data):
             self.transport.write(data[sent:])
 
+    def pause(self) -> None:
+        """Something waits in the transport, whose high-water mark is 0."""
+        self.descriptor = -1
+
+    def resume(self) -> None:
+        """Nothing does any more."""
+        self.descriptor = self._socket
+        if self.on_writable is not None:
+            self.on_writable()
+
+    def lose(self) -> None:
+        """The client has gone away; the number of its socket may be another client's soon."""
+        self.descriptor = self._socket = -1
+        self.lost = True
+        if self.on_lost is not None:
+            self.on_lost()
+
     def abort(self) -> None:
         """Drop the connection with all that waits to be sent; nothing goes out any more."""
-        self._descriptor = None
+        self.descriptor = self._socket = -1
         self.transport.abort()
 
     async def attend(self, generation: Generation, on_writable: Callable[[], None] | None = None) -> None:
@@ -222,15 +238,17 @@ class StreamingProtocol(HttpToolsProtocol):
         if self.connection is not None:
             self.connection.abort()
 
+    def pause_writing(self) -> None:
+        """Have a stream hold back what comes."""
+        super().pause_writing()
+        self.connection.pause()
+
     def resume_writing(self) -> None:
         """Let a stream send what it held back."""
         super().resume_writing()
-        if self.connection.on_writable is not None:
-            self.connection.on_writable()
+        self.connection.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let a stream end at once."""
         super().connection_lost(exc)
-        self.connection.lost = True
-        if self.connection.on_lost is not None:
-            self.connection.on_lost()
+        self.connection.lose()

@@ -42,31 +42,31 @@ class _Sizes(dict[int, bytes]):
 
 
 _SIZES: Final = _Sizes()
+_AHEAD: Final = 8
+"""Frames made at a time: what they are made of then comes from memory once for all of them."""
 _CONTENT_TYPE: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
-class StreamedChoice:
+class _Paced:
+    """What every token reads or writes of its output; see `engine.sequence`."""
+
+    __slots__ = ("_frames", "_keep_data", "_keep_line", "_line", "_merges", "_outbox", "_sent", "_seq")
+
+
+class StreamedChoice(_Paced):
     """The output of one choice of a streaming response."""
 
     __slots__ = (
         "_answer",
         "_detokenizer",
-        "_flow",
         "_fragments",
         "_generation",
         "_head",
         "_interval",
-        "_keep_data",
-        "_keep_line",
-        "_line",
-        "_merges",
         "_opening",
-        "_outbox",
         "_overhead",
         "_plain",
         "_put",
-        "_sent",
-        "_seq",
         "_tail",
         "_teller",
         "_transfer",
@@ -101,7 +101,6 @@ class StreamedChoice:
         self._generation = generation
         self._seq = seq
         self._answer, self._fragments = answer, answer.fragments
-        self._flow = connection.flow
         self._line, self._outbox, self._put = connection, outbox, outbox.put
         self._keep_line, self._keep_data = outbox.keep_line, outbox.keep_data
         self._merges = merges
@@ -113,23 +112,35 @@ class StreamedChoice:
         self._head, self._tail = chunks.head, chunks.tail + b"\r\n"
         self._overhead = len(chunks.head) + len(chunks.tail)
         self._sent = 0
+        self._frames: list[bytes] = []
+        """Those of the tokens behind the first `_sent`, as far as they were made; the next one is the last."""
 
     def token(self) -> None:
         """Send the token that came, and those held back before it."""
-        if self._flow.write_paused or (self._merges and self._outbox.more):
+        line = self._line
+        # The descriptor first: it says the same without another look into memory that no token has seen for a while.
+        if (line.descriptor < 0 and line.flow.write_paused) or (self._merges and self._outbox.more):
             return
-        sent = self._sent
-        if sent and self._plain and self._seq.produced == sent + 1:
-            self._sent = sent + 1
-            try:
-                fragment = self._fragments[sent]
-            except IndexError:
-                fragment = self._answer.fragment(sent)
-            size = _SIZES[self._overhead + len(fragment)]
-            self._keep_line(self._line)
-            self._keep_data(b"".join((size, self._head, fragment, self._tail)))
+        if self._seq.produced == self._sent + 1 and (self._frames or self._look_ahead()):
+            self._sent += 1
+            self._keep_line(line)
+            self._keep_data(self._frames.pop())
         else:
             self.catch_up()
+
+    def _look_ahead(self) -> bool:
+        """Make some frames; whether there are any, and not each delta has to be looked at."""
+        sent = self._sent
+        if not sent or not self._plain:
+            return False
+        end = min(sent + _AHEAD, self._answer.length)
+        self._answer.fragment(end - 1)
+        overhead, head, tail = self._overhead, self._head, self._tail
+        self._frames = [
+            b"".join((_SIZES[overhead + len(fragment)], head, fragment, tail))
+            for fragment in self._fragments[end - 1 : sent - 1 : -1]
+        ]
+        return True
 
     def catch_up(self) -> None:
         """Send all that has been produced since the last chunk, as one chunk."""
@@ -173,6 +184,7 @@ class StreamedChoice:
     def _new_text(self, *, finished: bool) -> bytes:
         """The text not sent so far, as the inside of a JSON string."""
         start, self._sent = self._sent, self._seq.produced
+        self._frames.clear()
         if self._detokenizer is None:
             text = self._answer.text(start, self._sent)
         else:

@@ -113,7 +113,10 @@ class RequestPacer(Pacer):
         last_us = -1
         append: Callable[[Sequence], None]
         for seq in sequences:
-            due_us = seq.due_us = seq.due_us + (timer.gap_us(running) if constant_us is None else constant_us)
+            due_us = seq.due_us + (timer.gap_us(running) if constant_us is None else constant_us)
+            if phases and due_us == last_us:
+                due_us = last_us  # one object for all, still in the processor's cache when the next one takes it
+            seq.due_us = due_us
             at_us = seq.slot_us = due_us if phases else -(-due_us // tick_us) * tick_us
             if at_us != last_us:
                 last_us, slot = at_us, slots.get(at_us)

@@ -48,7 +48,14 @@ class Load(NamedTuple):
     """0 to 1."""
 
 
-class Sequence:
+class _Paced:
+    """What every token reads or writes of its sequence."""
+
+    # The slots of a base class lie together in memory, before all others: a token then waits for less of it.
+    __slots__ = ("due_us", "finish_reason", "last_token_us", "owner", "produced", "room", "slot_us", "target")
+
+
+class Sequence(_Paced):
     """One sequence in the engine.
 
     `target` is the number of tokens it will produce, at least 1, `max_tokens` what it was allowed to. The lowest
@@ -69,13 +76,10 @@ class Sequence:
         "cache_salt",
         "cached_tokens",
         "computed",
-        "due_us",
-        "finish_reason",
         "first_token_us",
         "found",
         "id",
         "incoming",
-        "last_token_us",
         "loaded",
         "loaded_from_disk",
         "lora",
@@ -83,24 +87,19 @@ class Sequence:
         "min_cached_share",
         "order",
         "outgoing",
-        "owner",
         "preemptions",
         "priority",
-        "produced",
         "prompt",
         "queued_us",
         "rank",
         "reads_prefix_cache",
         "reports_hits",
         "reused",
-        "room",
         "scheduled_us",
         "session_id",
-        "slot_us",
         "status",
         "stop_reason",
         "stored",
-        "target",
     )
 
     def __init__(

@@ -56,13 +56,16 @@ class _Protocol(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=0)
         self.flow = FlowControl(transport)
-        self._made.set_result(Connection(transport, self.flow))
+        self._connection = Connection(transport, self.flow)
+        self._made.set_result(self._connection)
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
+        self._connection.pause()
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
+        self._connection.resume()
 
 
 def test_what_the_kernel_does_not_take_is_sent_later_and_in_order() -> None:
@@ -107,7 +110,7 @@ def test_a_connection_that_is_lost_writes_to_no_descriptor() -> None:
         reader = socket.create_connection(server.sockets[0].getsockname())
         connection = await made
         connection.transport.abort()
-        connection.lost = True
+        connection.lose()
         await asyncio.sleep(0)
         connection.send(b"nobody hears this")
         assert reader.recv(100) == b""
