@@ -78,10 +78,19 @@ def test_a_busy_server_is_scaled_out_and_in_again(kubectl: Kubectl) -> None:
     kubectl.apply(SERVER)
     kubectl("wait", "sms/elastic", "--for=condition=Ready", "--timeout=120s")
     url = f"{kubectl.node_url('elastic')}/v1/completions"
-    kubectl.apply(AUTOSCALER)
 
     def send() -> str:
         return str(httpx.post(url, json=ASK, trust_env=False, timeout=30).status_code)
+
+    def is_reached() -> bool:
+        try:
+            return send() == "200"
+        except httpx.ConnectError:
+            return False
+
+    # A node port is open a moment after the pod behind it is Ready.
+    until("the node port leads to the pod", is_reached, 30)
+    kubectl.apply(AUTOSCALER)
 
     def serves(replicas: int) -> bool:
         server = kubectl.get("sms", "elastic")
