@@ -29,5 +29,5 @@ def _kept(name: str, path: str) -> Path:
             module = Path(find_go().download(component.module, component.version)["Dir"])
             with cache.appearing(folder) as draft:
                 shutil.copytree(module / path, draft, copy_function=shutil.copyfile)
-                draft.chmod(0o755)
+                draft.chmod(0o755)  # folders of Go's module cache cannot be emptied, this one may be deleted
     return folder

@@ -1,10 +1,10 @@
-"""Requests that keep a pod busy for as long as a block lasts."""
+"""Requests that keep a pod busy for as long as a block lasts, and one whose server ends under it."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import httpx
@@ -50,3 +50,18 @@ class Busy:
         async with httpx.AsyncClient(timeout=300, trust_env=False) as client:
             while True:
                 (await client.post(f"{url}/v1/completions", json={"ignore_eos": True, **body})).raise_for_status()
+
+
+def cut_short(url: str, body: Mapping[str, Any], kill: Callable[[], None]) -> bytes:
+    """What a client of the server at `url` still gets of a stream, once it began and `kill` ended the server."""
+    with (
+        httpx.Client(timeout=60, trust_env=False) as client,
+        client.stream("POST", f"{url}/v1/completions", json=body) as stream,
+    ):
+        received = stream.iter_raw()
+        assert next(received)
+        kill()
+        try:
+            return b"".join(received)
+        except httpx.HTTPError:
+            return b""

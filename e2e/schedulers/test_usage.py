@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from e2e.conftest import until
+from e2e.schedulers.busy import cut_short
 from e2e.schedulers.lab import MODEL, Lab, RunningPicker, gauge, scoring
 
 PROMPT = "all work and no play makes a dull boy " * 20
@@ -59,15 +60,7 @@ def test_a_request_that_breaks_off_is_not_counted_as_running_for_ever(lab: Lab) 
         decision = picker.ask(body, hold="broken")
         pod = next(pod for pod in lab.pods() if pod.endpoint == decision.endpoint)
         until("it counts as running", lambda: gauge(picker.url, "inference_objective_running_requests") == 1)
-        url = f"{pod.url}/v1/completions"
-        with httpx.Client(timeout=60, trust_env=False) as client, client.stream("POST", url, json=body) as stream:
-            received = stream.iter_raw()
-            assert next(received)
-            lab.kill(pod)
-            try:
-                rest = b"".join(received)
-            except httpx.HTTPError:
-                rest = b""
+        rest = cut_short(pod.url, body, lambda: lab.kill(pod))
         assert b"[DONE]" not in rest
         picker.drop("broken")
         until("nothing runs any more", lambda: gauge(picker.url, "inference_objective_running_requests") == 0)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import httpx
-
 from e2e.conftest import until
+from e2e.schedulers.busy import cut_short
 from e2e.schedulers.llm_d.conftest import Start
 from e2e.schedulers.llm_d.fleets import ASK, LONG, endpoint, endpoints, objects
 from e2e.schedulers.llm_d.picker import LlmdPicker
@@ -51,17 +50,7 @@ def test_a_server_that_dies_in_a_stream_leaves_no_request_behind(ghostfleet_flee
     decision = picker.ask(LONG | {"stream": True}, hold="broken")
     (name,) = [name for name in fleet.urls if endpoint(fleet, name) == decision.endpoint]
     until("it counts as running", lambda: picker.value("request_running") == 1)
-    with (
-        httpx.Client(timeout=60, trust_env=False) as client,
-        client.stream("POST", f"{fleet.urls[name]}/v1/completions", json=LONG | {"stream": True}) as stream,
-    ):
-        received = stream.iter_raw()
-        assert next(received)
-        fleet.replicas[name].kill()
-        try:
-            rest = b"".join(received)
-        except httpx.HTTPError:
-            rest = b""
+    rest = cut_short(fleet.urls[name], LONG | {"stream": True}, fleet.replicas[name].kill)
     assert b"[DONE]" not in rest
     picker.drop("broken")
     until("nothing runs any more", lambda: picker.value("request_running") == 0)
