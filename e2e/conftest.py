@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -43,9 +44,13 @@ class Kubectl:
         return items
 
     def node_url(self, service: str) -> str:
-        """Base URL of a Service of type NodePort, as clients outside of the cluster have it."""
-        port = self.get("service", service)["spec"]["ports"][0]["nodePort"]
-        return f"http://{self.node_address()}:{port}"
+        """Base URL of a Service of type NodePort, as clients outside of the cluster have it, once it leads to a pod.
+
+        A node port is open a moment after the first pod behind it is Ready: when the node's proxy has heard of it.
+        """
+        address = (self.node_address(), int(self.get("service", service)["spec"]["ports"][0]["nodePort"]))
+        until("the node port leads to a pod", lambda: _is_open(address), 60)
+        return f"http://{address[0]}:{address[1]}"
 
     def node_address(self) -> str:
         """Address of a node, on which ports of Services of type NodePort are."""
@@ -60,6 +65,14 @@ class Kubectl:
         """Server-side apply, with unknown fields refused."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
         self("apply", "--server-side", "--validate=strict", "-f", "-", text=text)
+
+
+def _is_open(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def until(what: str, look: Callable[[], T | None], seconds: float = 120) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Self
@@ -22,10 +23,12 @@ class Load:
         """`send` sends one request and says how it ended; errors of HTTP are endings, too."""
         self._send = send
         self._stop = threading.Event()
+        self._begun = 0.0
         self.endings: Counter[str] = Counter()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
 
     def __enter__(self) -> Self:
+        self._begun = time.monotonic()
         for thread in self._threads:
             thread.start()
         return self
@@ -40,7 +43,8 @@ class Load:
             try:
                 self.endings[self._send()] += 1
             except (openai.OpenAIError, httpx.HTTPError) as error:
-                self.endings[f"{type(error).__name__}: {error}"] += 1
+                moment = time.monotonic() - self._begun
+                self.endings[f"{type(error).__name__}: {error} ({moment:.1f} s after the start)"] += 1
 
 
 def streams(base_url: str, model: str) -> Load:
