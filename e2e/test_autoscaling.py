@@ -44,7 +44,7 @@ AUTOSCALER: Object = {
         "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
     },
 }
-CLIENTS = 8
+CLIENTS = 2
 ASK = {"model": "elastic", "prompt": "hello", "max_tokens": 16}
 
 
