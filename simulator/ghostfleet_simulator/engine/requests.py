@@ -77,7 +77,7 @@ class RequestPacer(Pacer):
         self._times.clear()
         for seq in pending:
             seq.due_us += later_us
-            self._schedule(seq)
+            self._schedule(seq, seq.due_us)
 
     def leave(self, now_us: int) -> list[Sequence]:  # noqa: ARG002 - every decoding sequence has a due time
         """Nothing is given back."""
@@ -133,7 +133,7 @@ class RequestPacer(Pacer):
         at_us = now_us if self._wake_us is None else min(now_us, self._wake_us)
         budget, complete, admitted = self._compute(scheduler.budget - len(step.tokens), step, now_us)
         for seq in complete:
-            self._schedule(seq)
+            self._schedule(seq, now_us)
         for load in scheduler.adapters.settle():
             self.load(load, at_us)
         if admitted:
@@ -146,7 +146,7 @@ class RequestPacer(Pacer):
                     begin_us = max(begin_us, self._loaded_us.get(seq.lora.id, 0))
                 seq.due_us = begin_us + self._first_token_us(seq, running)
                 if seq not in scheduler.prefilling:
-                    self._schedule(seq)
+                    self._schedule(seq, now_us)
         if admitted or step.finished:
             self._adapt()
         self._blocked = bool(scheduler.waiting)
@@ -201,12 +201,18 @@ class RequestPacer(Pacer):
                 return 0
         return self._timer.first_token_us(seq.num_tokens - seq.reused, running)
 
-    def _schedule(self, seq: Sequence) -> None:
+    def _schedule(self, seq: Sequence, earliest_us: int) -> None:
+        """Put a sequence where its token is due; with a constant gap, to the nearest moment not before `earliest_us`."""
         if self._phases:
             gap_us, phases, stride = self._timer.constant_gap_us or 0, self._phases, self._stride
             turns, within_us = divmod(seq.due_us, gap_us)
             phase = -(-within_us * phases // (gap_us * stride)) * stride
-            at_us = seq.due_us = turns * gap_us + min(phase, phases) * gap_us // phases
+            at_us = turns * gap_us + min(phase, phases) * gap_us // phases
+            if stride > 1 and phase:
+                before_us = turns * gap_us + (phase - stride) * gap_us // phases
+                if before_us >= earliest_us and seq.due_us - before_us < at_us - seq.due_us:
+                    at_us = before_us
+            seq.due_us = at_us
         else:
             at_us = -(-seq.due_us // self._tick_us) * self._tick_us
         seq.slot_us = at_us
