@@ -25,8 +25,9 @@ class RequestPacer(Pacer):
 
     Due times are absolute: a late call does not shift those that follow. Where the gap between tokens is the same for
     all, the first token of a sequence is put off to the next of some evenly spaced moments of the gap, a tick apart or
-    a little more and fewer on a busy server, and every later one is due exactly a gap after the one before. Where it is
-    not, each token is put off to the next tick, which does not move those after it.
+    a little more, and every later one is due exactly a gap after the one before. On a busy server the moments are
+    fewer, and it is the nearest of them. Where the gap varies, each token is put off to the next tick, which does not
+    move those after it.
     """
 
     def __init__(self, scheduler: Scheduler, preempted: Callable[[Sequence], None], seed: int) -> None:
@@ -202,7 +203,7 @@ class RequestPacer(Pacer):
         return self._timer.first_token_us(seq.num_tokens - seq.reused, running)
 
     def _schedule(self, seq: Sequence, earliest_us: int) -> None:
-        """Put a sequence where its token is due; with a constant gap, to the nearest moment not before `earliest_us`."""
+        """Put a sequence where its token is due: of the moments of a constant gap, the nearest since `earliest_us`."""
         if self._phases:
             gap_us, phases, stride = self._timer.constant_gap_us or 0, self._phases, self._stride
             turns, within_us = divmod(seq.due_us, gap_us)

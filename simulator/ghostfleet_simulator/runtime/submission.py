@@ -1,8 +1,8 @@
 """Writes to many sockets by one system call: Linux's native asynchronous I/O, io_submit(2).
 
-For sockets that do not block it is not asynchronous at all: every write is done, or refused, before the call returns. What
-it saves is not so much the calls as what happens between them. The first write wakes the reader of its socket, who
-takes the processor from the writer if the two share it, once for each write; within one call it cannot.
+For sockets that do not block it is not asynchronous at all: every write is done, or refused, before the call returns.
+What it saves is not so much the calls as what happens between them. A write wakes the reader of its socket, who takes
+the processor from the writer if the two share it, at every write anew; within one call it cannot.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ class Submission:
 
     def __init__(self, calls: _Calls) -> None:
         """OSError where the kernel, or who guards it, does not have that, or has no room for one more."""
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        context = ctypes.c_ulong()
-        if self._libc.syscall(ctypes.c_long(calls.setup), ctypes.c_long(MOST), ctypes.byref(context)):
+        self._syscall = ctypes.CDLL(None, use_errno=True).syscall
+        self._syscall.argtypes, self._syscall.restype = [ctypes.c_long] * 6, ctypes.c_long
+        context = ctypes.c_long()
+        if self._syscall(calls.setup, MOST, ctypes.addressof(context), 0, 0, 0):
             raise OSError(ctypes.get_errno(), "io_setup")
-        self._submit, self._getevents, self._context = ctypes.c_long(calls.submit), ctypes.c_long(calls.getevents), context
+        self._calls, self._context = calls, context.value
         self._requests = array("q", bytes(8 * _REQUEST_WORDS * MOST))
         self._requests[_DATA::_REQUEST_WORDS] = array("q", range(MOST))
         first, _ = self._requests.buffer_info()
@@ -68,7 +69,7 @@ class Submission:
 
     def _write(self, descriptors: Sequence[int], data: Sequence[bytes]) -> list[tuple[int, int]]:
         count, joined, sizes = len(data), b"".join(data), array("q", map(len, data))
-        address = ctypes.cast(joined, ctypes.c_void_p).value or 0
+        address = ctypes.cast(ctypes.c_char_p(joined), ctypes.c_void_p).value or 0
         requests, last = self._requests, _REQUEST_WORDS * count
         requests[_OPERATION:last:_REQUEST_WORDS] = array("q", [_PWRITE | fd << 32 for fd in descriptors])
         requests[_ADDRESS:last:_REQUEST_WORDS] = array("q", accumulate(sizes[:-1], initial=address))
@@ -85,18 +86,18 @@ class Submission:
 
     def _call(self, count: int) -> int:
         """Have the first `count` requests done; of how many there is a result, in `_events`."""
-        syscall, context, done, index = self._libc.syscall, self._context, 0, 0
+        syscall, calls, context = self._syscall, self._calls, self._context
         pointers, _ = self._pointers.buffer_info()
+        done = index = 0
         while index < count:
-            taken = syscall(self._submit, context, ctypes.c_long(count - index), ctypes.c_void_p(pointers + 8 * index))
+            taken = syscall(calls.submit, context, count - index, pointers + 8 * index, 0, 0)
             if taken > 0:
                 done += taken
                 index += taken
             else:
                 index += 1  # a descriptor that is none
         events, _ = self._events.buffer_info()
-        wanted = ctypes.c_long(done)
-        if done and syscall(self._getevents, context, wanted, wanted, ctypes.c_void_p(events), None) != done:
+        if done and syscall(calls.getevents, context, done, done, events, 0) != done:
             raise OSError(ctypes.get_errno(), "io_getevents")
         return done
 

@@ -92,6 +92,21 @@ def test_the_sequences_of_a_busy_server_share_moments() -> None:
     assert times["late"] == [232_000, 252_000, 272_000]
 
 
+def test_a_first_token_of_a_busy_server_comes_at_the_nearest_moment() -> None:
+    """Of the even milliseconds, the one before included; but never before the pass that admits it."""
+    engine = Engine(config({"timeToFirstToken": "2ms", "interTokenLatency": "20ms"}, scheduling={"maxNumSeqs": 99}))
+    for index in range(64):
+        engine.add(sequence(f"early {index}", answer=9), 0)
+    engine.advance(0)
+    engine.add(sequence("before", answer=2), 4_900)
+    engine.add(sequence("after", answer=2), 5_100)
+    times = play(engine, 5_100, 8_100)
+    assert (times["before"], times["after"]) == ([6_000], [8_000])
+    engine.use(Profile.model_validate({"simple": {"timeToFirstToken": "300us", "interTokenLatency": "20ms"}}), 8_100)
+    engine.add(sequence("not in the past", answer=2), 8_100)
+    assert play(engine, 8_100)["not in the past"][0] == 10_000
+
+
 def test_a_late_call_does_not_shift_the_tokens_after_it() -> None:
     """Deadlines are absolute."""
     engine = Engine(config())

@@ -12,6 +12,8 @@ from ghostfleet_simulator.runtime.outbox import Outbox
 
 
 class _Line:
+    descriptor = -1
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
 
@@ -28,9 +30,9 @@ def test_an_outbox_keeps_what_is_said_in_a_step_until_it_is_over() -> None:
     outbox.put(one, b"c")
     assert (one.sent, other.sent) == ([], [])
     outbox.close()
-    assert (one.sent, other.sent) == ([b"a", b"c"], [b"b"])
+    assert (one.sent, other.sent) == ([b"ac"], [b"b"])
     outbox.put(one, b"d")
-    assert one.sent == [b"a", b"c", b"d"]
+    assert one.sent == [b"ac", b"d"]
 
 
 def test_what_is_kept_can_leave_amid_a_step() -> None:
@@ -95,6 +97,55 @@ def test_what_the_kernel_does_not_take_is_sent_later_and_in_order() -> None:
         assert await loop.sock_recv(reader, 100) == b"the end"
         reader.close()
         connection.transport.close()
+        server.close()
+
+    asyncio.run(run())
+
+
+def test_a_reader_who_takes_nothing_holds_up_nobody_else_and_gets_all_in_order() -> None:
+    """One of many clients of the same steps reads only when the others have everything."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        coming: asyncio.Queue[Connection] = asyncio.Queue()
+
+        def protocol() -> _Protocol:
+            made: asyncio.Future[Connection] = loop.create_future()
+            made.add_done_callback(lambda done: coming.put_nowait(done.result()))
+            return _Protocol(made)
+
+        server = await loop.create_server(protocol, "127.0.0.1", 0)
+        readers = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(8)]
+        connections = [await coming.get() for _ in readers]
+        ports = [connection.transport.get_extra_info("peername")[1] for connection in connections]
+        readers.sort(key=lambda reader: ports.index(reader.getsockname()[1]))
+        for reader in readers:
+            reader.setblocking(False)
+        outbox, slow, said = Outbox(), 3, bytearray()
+        read = [bytearray() for _ in readers]
+
+        async def catch_up(index: int) -> None:
+            while len(read[index]) < len(said):
+                read[index] += await loop.sock_recv(readers[index], 1 << 20)
+
+        for number in range(200_000):
+            frame = b"%07d\n" % number * 512
+            said += frame
+            outbox.open()
+            for connection in connections:
+                outbox.put(connection, frame)
+            outbox.close()
+            for index in range(len(readers)):
+                if index != slow:
+                    await catch_up(index)
+            if connections[slow].transport.get_write_buffer_size() > 1 << 16:
+                break
+        assert connections[slow].flow.write_paused
+        await catch_up(slow)
+        assert all(got == said for got in read)
+        for reader, connection in zip(readers, connections, strict=True):
+            reader.close()
+            connection.transport.close()
         server.close()
 
     asyncio.run(run())
