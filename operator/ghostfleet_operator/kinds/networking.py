@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ghostfleet_operator.kinds.pod import LabelValue, ObjectName
+from ghostfleet_operator.kinds.pod import Annotations, LabelValue, ObjectName
 from ghostfleet_simulator.config import Settings
 
 
@@ -71,6 +71,9 @@ class Networking(Settings):
 
     service_type: ServiceType = ServiceType.CLUSTER_IP
     """Type of the Service in front of all replicas."""
+
+    service_annotations: Annotations = Field(default_factory=dict)
+    """Annotations of that Service, for load balancers and meshes."""
 
     inference_pool: InferencePool | None = None
     """Makes an `InferencePool` over the pods. The operator has to be told (`--inference-pools`) to make them."""

@@ -177,6 +177,32 @@ class Toleration(Settings):
         return self
 
 
+class WhenUnsatisfiable(StrEnum):
+    """What happens to a pod that no node can take without too much skew."""
+
+    DO_NOT_SCHEDULE = "DoNotSchedule"
+    SCHEDULE_ANYWAY = "ScheduleAnyway"
+
+
+class TopologySpreadConstraint(Settings):
+    """How the pods of the server are spread, as in a pod; which pods count is known."""
+
+    topology_key: Annotated[str, StringConstraints(min_length=1, max_length=317)]
+    """Label of nodes whose values tell the domains apart: `kubernetes.io/hostname`, `topology.kubernetes.io/zone`."""
+
+    max_skew: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
+    """By how many pods a domain may have more than the one that has fewest."""
+
+    when_unsatisfiable: WhenUnsatisfiable = WhenUnsatisfiable.SCHEDULE_ANYWAY
+    """What happens to a pod that cannot be placed so."""
+
+
+def _distinct_spreads(spreads: tuple[TopologySpreadConstraint, ...]) -> tuple[TopologySpreadConstraint, ...]:
+    if len({(spread.topology_key, spread.when_unsatisfiable) for spread in spreads}) != len(spreads):
+        raise PydanticCustomError("settings", "topologyKey and whenUnsatisfiable together must differ from each other")
+    return spreads
+
+
 class PullSecret(Settings):
     """A Secret of the server's namespace that holds registry credentials."""
 
@@ -246,6 +272,19 @@ class Pod(Settings):
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
     """Taints that the pods tolerate."""
+
+    topology_spread_constraints: Annotated[
+        tuple[TopologySpreadConstraint, ...],
+        Field(
+            max_length=8,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["topologyKey", "whenUnsatisfiable"],
+            },
+        ),
+        AfterValidator(_distinct_spreads),
+    ] = ()
+    """How the pods are spread over nodes, zones and the like."""
 
     priority_class_name: Annotated[str | None, StringConstraints(max_length=253, pattern=_DNS_SUBDOMAIN)] = None
     """Priority class of the pods."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 from ghostfleet_operator.kinds import API_VERSION
 from ghostfleet_operator.llmd.containers import objects_in
 from ghostfleet_operator.llmd.report import Report, Verdict
-from ghostfleet_operator.llmd.servers import Server
+from ghostfleet_operator.llmd.servers import Server, annotations_kept
 from ghostfleet_operator.resolve import PORT
 
 _SUFFIXES: Final = ("", "-headless")
@@ -46,8 +46,13 @@ def _service(raw: dict[str, Any], place: str, servers: Sequence[Server], report:
     found = _selected(spec.get("selector"), raw, servers)
     for server in servers:
         if server.namespace == _namespace(raw) and name in [server.name + suffix for suffix in _SUFFIXES]:
+            networking: dict[str, Any] = {}
             if spec.get("type") in ("NodePort", "LoadBalancer"):
-                server.spec["networking"] = {"serviceType": spec["type"]}
+                networking["serviceType"] = spec["type"]
+            if annotations := annotations_kept(raw.get("metadata") or {}, place, report):
+                networking["serviceAnnotations"] = annotations
+            if networking:
+                server.spec["networking"] = networking
             ports = [port.get("port") for port in objects_in(spec.get("ports"))]
             differs = "" if ports == [PORT] else f"; it has port {PORT} and not {', '.join(map(str, ports))}"
             verdict = Verdict.CHECK if differs else Verdict.TRANSLATED

@@ -24,7 +24,12 @@ _VERDICTS: Final = {
     Fate.NEEDLESS: Verdict.NOT_NEEDED,
     Fate.MISSING: Verdict.DROPPED,
 }
-_COPIED: Final = ("nodeSelector", "priorityClassName", "terminationGracePeriodSeconds", "imagePullSecrets")
+_COPIED: Final = (
+    *("nodeSelector", "tolerations", "priorityClassName"),
+    *("terminationGracePeriodSeconds", "imagePullSecrets"),
+)
+_SPREADING: Final = "topologySpreadConstraints"
+_SPREAD: Final = {"topologyKey", "maxSkew", "whenUnsatisfiable"}
 _OPERATORS: Final = {
     **dict.fromkeys(("restartPolicy", "containers", "initContainers", "volumes"), ""),
     **dict.fromkeys(("securityContext", "serviceAccountName", "automountServiceAccountToken"), "the operator's"),
@@ -108,13 +113,14 @@ def server_of(raw: Mapping[str, Any], place: str, maps: Maps, report: Report, wa
     if _SPLIT & set(labels.get(ROLE_LABEL, "").split("-")):
         text = "prefill and decode: servers fetch KV cache from each other for real; see docs/disaggregation.md"
         report.add(place, Verdict.APPROXIMATED, text)
+    annotations = annotations_kept(metadata, place, report)
     own = _below(raw, "metadata")
     spec["pod"] = {
         **({"labels": others} if others else {}),
-        **_annotations(metadata, place, report),
+        **({"annotations": annotations} if annotations else {}),
         **_compute(mine, place, report),
         **{key: pod[key] for key in _COPIED if pod.get(key)},
-        **({"tolerations": pod["tolerations"]} if pod.get("tolerations") else {}),
+        **_spreading(pod, place, report),
     }
     if not spec["pod"]:
         del spec["pod"]
@@ -184,14 +190,15 @@ def _labels(metadata: Mapping[str, Any], place: str, report: Report) -> dict[str
     return labels
 
 
-def _annotations(metadata: Mapping[str, Any], place: str, report: Report) -> dict[str, Any]:
+def annotations_kept(metadata: Mapping[str, Any], place: str, report: Report) -> dict[str, str]:
+    """The annotations of an object that mean something beside the operator."""
     kept = {}
     for key, value in _below(metadata, "annotations").items():
         if key.startswith((RESERVED_PREFIX, "checksum/")) or key == _LAST_APPLIED:
             report.add(place, Verdict.NOT_NEEDED, f"annotation {key}")
         else:
             kept[key] = str(value)
-    return {"annotations": kept} if kept else {}
+    return kept
 
 
 def _compute(container: Mapping[str, Any], place: str, report: Report) -> dict[str, Any]:
@@ -205,8 +212,17 @@ def _compute(container: Mapping[str, Any], place: str, report: Report) -> dict[s
     return {"resources": resources} if resources else {}
 
 
+def _spreading(pod: Mapping[str, Any], place: str, report: Report) -> dict[str, Any]:
+    spreads = []
+    for given in objects_in(pod.get(_SPREADING)):
+        spreads.append({key: value for key, value in given.items() if key in _SPREAD})
+        for key in sorted(given.keys() - _SPREAD):
+            report.add(place, Verdict.NOT_NEEDED, f"{key} of {_SPREADING}: the pods of the server count")
+    return {_SPREADING: spreads} if spreads else {}
+
+
 def _tell_of_the_pod(pod: Mapping[str, Any], container: Mapping[str, Any], place: str, report: Report) -> None:
-    for key in pod.keys() - _OPERATORS.keys() - {*_COPIED, "tolerations"}:
+    for key in pod.keys() - _OPERATORS.keys() - {*_COPIED, _SPREADING}:
         report.add(place, Verdict.DROPPED, f"{key} of the pod: it is not one of the fields of spec.pod")
     for key, why in _OPERATORS.items():
         if why and pod.get(key):

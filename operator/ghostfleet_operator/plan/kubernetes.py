@@ -122,8 +122,8 @@ def admin_secret(server: Owner, tokens: tuple[str, ...]) -> Child:
 
 def _service(plan: ServerPlan, *, headless: bool) -> Child:
     names = ChildNames.of(plan.name, plan.uid)
-    config = plan.resolved.config
-    kind = "ClusterIP" if headless else plan.resolved.server.spec.networking.service_type.value
+    config, networking = plan.resolved.config, plan.resolved.server.spec.networking
+    kind = "ClusterIP" if headless else networking.service_type.value
     spec: dict[str, Any] = {
         "type": kind,
         "selector": {SERVER_LABEL: plan.name},
@@ -134,7 +134,8 @@ def _service(plan: ServerPlan, *, headless: bool) -> Child:
     }
     if headless:
         spec |= {"clusterIP": "None", "publishNotReadyAddresses": False}
-    return child(plan, "v1", "Service", names.headless if headless else names.service) | {"spec": spec}
+        return child(plan, "v1", "Service", names.headless) | {"spec": spec}
+    return child(plan, "v1", "Service", names.service, dict(networking.service_annotations)) | {"spec": spec}
 
 
 def deployment(plan: ServerPlan, options: Options) -> Child:
@@ -277,6 +278,13 @@ def _pod_spec(names: ChildNames, plan: ServerPlan, options: Options) -> dict[str
         spec["nodeSelector"] = dict(pod.node_selector)
     if pod.tolerations:
         spec["tolerations"] = [t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in pod.tolerations]
+    if pod.topology_spread_constraints:
+        spec["topologySpreadConstraints"] = [
+            spread.model_dump(mode="json", by_alias=True)
+            # Pods of the template before, which are about to go, do not count.
+            | {"labelSelector": {"matchLabels": {SERVER_LABEL: plan.name}}, "matchLabelKeys": ["pod-template-hash"]}
+            for spread in pod.topology_spread_constraints
+        ]
     if pod.priority_class_name:
         spec["priorityClassName"] = pod.priority_class_name
     return spec

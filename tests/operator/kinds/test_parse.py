@@ -91,6 +91,16 @@ def test_a_status_that_cannot_be_read_counts_as_none() -> None:
             "spec.pod.resources.requests.cpu",
             "more than the limit of 1500m",
         ),
+        (
+            {"pod": {"topologySpreadConstraints": [{"topologyKey": "zone"}, {"topologyKey": "zone", "maxSkew": 3}]}},
+            "spec.pod.topologySpreadConstraints",
+            "must differ",
+        ),
+        (
+            {"networking": {"serviceAnnotations": {"ghostfleet.dev/x": "y"}}},
+            "spec.networking.serviceAnnotations",
+            "reserved",
+        ),
         ({"pod": {"tolerations": [{"operator": "Equal"}]}}, "spec.pod.tolerations[0].key", "required"),
         ({"pod": {"tolerations": [{"operator": "Exists", "value": "x"}]}}, "spec.pod.tolerations[0].value", "empty"),
         ({"pod": {"imagePullSecrets": [{"name": "a"}] * 2}}, "spec.pod.imagePullSecrets", "differ"),

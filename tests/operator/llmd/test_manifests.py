@@ -108,6 +108,14 @@ def test_pod_fields_are_kept_and_what_is_left_is_told() -> None:
         labels={"app": "sim", "llm-d.ai/role": "", "ghostfleet.dev/server": "x"},
         nodeSelector={"kind": "cpu"},
         tolerations=[{"key": "a", "operator": "Exists"}],
+        topologySpreadConstraints=[
+            {
+                "topologyKey": "zone",
+                "maxSkew": 2,
+                "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {"matchLabels": {"app": "sim"}},
+            }
+        ],
         priorityClassName="high",
         terminationGracePeriodSeconds=30,
         imagePullSecrets=[{"name": "registry"}],
@@ -122,6 +130,7 @@ def test_pod_fields_are_kept_and_what_is_left_is_told() -> None:
         "resources": {"limits": {"memory": "1Gi"}},
         "nodeSelector": {"kind": "cpu"},
         "tolerations": [{"key": "a", "operator": "Exists"}],
+        "topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}],
         "priorityClassName": "high",
         "terminationGracePeriodSeconds": 30,
         "imagePullSecrets": [{"name": "registry"}],
@@ -130,7 +139,15 @@ def test_pod_fields_are_kept_and_what_is_left_is_told() -> None:
     for word in ("gpu", "llm-d.ai/role", "ghostfleet.dev/server", "routing-sidecar", "zmq-proxy", "affinity", "cache"):
         assert word in dropped
     needless = "\n".join(remarks(document, verdict=Verdict.NOT_NEEDED))
-    for word in ("vllm-render", "livenessProbe", "lifecycle", "serviceAccountName", "checksum/config", "POD_IP"):
+    for word in (
+        "vllm-render",
+        "livenessProbe",
+        "lifecycle",
+        "serviceAccountName",
+        "checksum/config",
+        "POD_IP",
+        "labelSelector",
+    ):
         assert word in needless
 
 
@@ -238,6 +255,12 @@ def test_a_service_with_the_name_of_the_server_is_the_operators() -> None:
     assert [one["kind"] for one in made] == ["LatencyProfile", "SimulatedModelServer"]
     assert made[1]["spec"]["networking"] == {"serviceType": "NodePort"}
     assert ("translated", "the operator makes a Service of this name") in told
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    service["metadata"]["annotations"] = {"lb.example.com/internal": "true"} | applied
+    assert imported(workload(simulator(*ARGS)), service)[0][1]["spec"]["networking"] == {
+        "serviceType": "NodePort",
+        "serviceAnnotations": {"lb.example.com/internal": "true"},
+    }
     other = beside("Service", "sim", selector={"app": "sim"}, ports=[{"port": 80}])
     assert "the operator makes a Service of this name; it has port 8000 and not 80" in remarks(
         workload(simulator(*ARGS)), other, verdict=Verdict.CHECK

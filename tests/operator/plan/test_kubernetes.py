@@ -38,6 +38,7 @@ EVERYTHING: dict[str, Any] = {
     "resources": {"requests": {"cpu": 1}, "limits": {"cpu": "2", "memory": "64Mi"}},
     "nodeSelector": {"pool": "simulated"},
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}],
+    "topologySpreadConstraints": [{"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 2}],
     "priorityClassName": "low",
     "terminationGracePeriodSeconds": 7,
 }
@@ -55,7 +56,8 @@ def pod_of(options: Options = OPTIONS, **spec: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("version", ["1.30", "1.34"])
 @pytest.mark.parametrize("pod", [{}, EVERYTHING])
 def test_children_are_valid_objects(pod: dict[str, Any], version: str) -> None:
-    plan = planned(pod=pod, networking={"serviceType": "LoadBalancer"})
+    networking = {"serviceType": "LoadBalancer", "serviceAnnotations": {"lb.example.com/internal": "true"}}
+    plan = planned(pod=pod, networking=networking)
     for child in [*children(plan, OPTIONS), endpoints_config_map(plan, ())]:
         kubernetes_validate.validate(child, version, strict=True)
 
@@ -219,6 +221,14 @@ def test_what_the_user_says_about_pods_is_in_the_template() -> None:
     assert spec["imagePullSecrets"] == [{"name": "ours"}, {"name": "mine"}]
     assert spec["nodeSelector"] == {"pool": "simulated"}
     assert spec["tolerations"] == EVERYTHING["tolerations"]
+    (spread,) = spec["topologySpreadConstraints"]
+    assert spread == {
+        "topologyKey": "topology.kubernetes.io/zone",
+        "maxSkew": 2,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {"ghostfleet.dev/server": "alpha"}},
+        "matchLabelKeys": ["pod-template-hash"],
+    }
     assert (spec["priorityClassName"], spec["terminationGracePeriodSeconds"]) == ("low", 7)
     assert (container["image"], container["imagePullPolicy"]) == ("ghostfleet-sim:dev", "Never")
 
@@ -313,6 +323,13 @@ def test_services_select_by_the_label_and_the_headless_one_lists_ready_pods_only
         assert [(port["port"], port["targetPort"]) for port in spec["ports"]] == [(8000, "http")]
         assert ",".join(f"{k}={v}" for k, v in spec["selector"].items()) == selector("alpha")
         assert spec["selector"].items() <= pod_of()["metadata"]["labels"].items()
+
+
+def test_annotations_of_the_service_are_on_the_one_that_clients_use() -> None:
+    given = {"lb.example.com/internal": "true"}
+    found = made(networking={"serviceAnnotations": given})
+    assert found["Service", "alpha"]["metadata"]["annotations"] == given
+    assert "annotations" not in found["Service", "alpha-headless"]["metadata"]
 
 
 def test_only_a_child_that_our_server_controls_is_ours() -> None:
