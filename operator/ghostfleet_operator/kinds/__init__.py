@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ghostfleet_operator.kinds.meta import API_VERSION, GROUP, VERSION, Condition, ObjectMeta
 from ghostfleet_operator.kinds.profile import ClusterLatencyProfile, LatencyProfile, ProfileResource, parse_profile
-from ghostfleet_operator.kinds.server import SimulatedModelServer, parse_server, parse_status
+from ghostfleet_operator.kinds.server import SimulatedModelServer, parse_server
+from ghostfleet_operator.kinds.server_status import parse_status
 
 __all__ = [
     "API_VERSION",

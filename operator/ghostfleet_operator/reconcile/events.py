@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from ghostfleet_operator.kinds.meta import Condition, ConditionStatus, rfc3339
-from ghostfleet_operator.kinds.server import ProfileStatus, ServerStatus
+from ghostfleet_operator.kinds.server_status import ProfileStatus, ServerStatus
 from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import EVENT, KubeApi, KubeError, Object
 from ghostfleet_operator.reconcile.correlation import Correlator

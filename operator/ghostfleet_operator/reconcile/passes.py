@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from ghostfleet_operator.kinds.server import ServerStatus
+from ghostfleet_operator.kinds.server_status import ServerStatus
 from ghostfleet_operator.plan.kubernetes import ChildNames
 from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_operator.plan.replicas import ServerPlan

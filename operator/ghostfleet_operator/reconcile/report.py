@@ -7,7 +7,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
-from ghostfleet_operator.kinds.server import ServerStatus, parse_status
+from ghostfleet_operator.kinds.server_status import ServerStatus, parse_status
 from ghostfleet_operator.plan.kubernetes import is_ours
 from ghostfleet_operator.reconcile.api import DEPLOYMENT, SERVER, KubeApi, KubeError
 from ghostfleet_operator.reconcile.events import Recorder, transitions

@@ -9,12 +9,8 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Final
 
-from ghostfleet_operator.kinds.server import (
-    parse_server,
-    parse_status,
-    replicas_of,
-    rollout_of,
-)
+from ghostfleet_operator.kinds.server import parse_server, replicas_of, rollout_of
+from ghostfleet_operator.kinds.server_status import parse_status
 from ghostfleet_operator.plan.documents import truth_of
 from ghostfleet_operator.plan.kubernetes import (
     Child,

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from ghostfleet_operator.kinds.meta import ConditionStatus
 from ghostfleet_operator.kinds.rollout import Rollout
-from ghostfleet_operator.kinds.server import (
+from ghostfleet_operator.kinds.server_status import (
     MOST_LAGGING,
     Desired,
     Lagging,

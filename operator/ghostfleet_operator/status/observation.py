@@ -9,7 +9,7 @@ from typing import Any
 
 from ghostfleet_operator.kinds.meta import ConditionStatus
 from ghostfleet_operator.kinds.rollout import Rollout
-from ghostfleet_operator.kinds.server import ServerStatus
+from ghostfleet_operator.kinds.server_status import ServerStatus
 from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_operator.plan.replicas import ServerPlan
 from ghostfleet_operator.plan.waves import Truth

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ghostfleet_operator.kinds.meta import ConditionStatus
-from ghostfleet_operator.kinds.server import MOST_ENDPOINTS, Endpoint, KVEventsEndpoint, ServerStatus
+from ghostfleet_operator.kinds.server_status import MOST_ENDPOINTS, Endpoint, KVEventsEndpoint, ServerStatus
 from ghostfleet_operator.plan.kubernetes import selector
 from ghostfleet_operator.plan.observed import Replica, serving
 from ghostfleet_operator.resolve import ADMIN_PORT, INLINE, PORT, Reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ghostfleet_operator.kinds.server import ServerStatus
+from ghostfleet_operator.kinds.server_status import ServerStatus
 from ghostfleet_operator.reconcile.api import SERVER, KubeApi, KubeError, Object
 from ghostfleet_operator.reconcile.events import Notice, Recorder, Severity, transitions
 
