@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.naming import ChildNames
 from ghostfleet_operator.reconcile.api import (
     CHILDREN,
     CONFIG_MAP,

@@ -14,7 +14,7 @@ import httpx
 from tests.apiserver.cluster import Cluster, Json, Pods, eventually, mount, profile, server
 from tests.apiserver.control_plane import process
 
-from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.naming import ChildNames
 from ghostfleet_operator.reconcile.api import CONFIG_MAP, PROFILE
 from ghostfleet_operator.resolve import ADMIN_PORT, PORT
 

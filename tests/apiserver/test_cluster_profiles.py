@@ -10,7 +10,7 @@ import pytest
 from tests.apiserver.cluster import Cluster, Json, cluster_profile, condition, document_of, eventually, profile, server
 from tests.apiserver.fleet import Fleet
 
-from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.naming import ChildNames
 from ghostfleet_operator.reconcile.api import CLUSTER_PROFILE, CONFIG_MAP, PROFILE, SERVER
 
 pytestmark = pytest.mark.usefixtures("operator")

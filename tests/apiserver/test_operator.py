@@ -20,7 +20,7 @@ from tests.apiserver.cluster import (
 )
 from tests.apiserver.conftest import Operator, StartOperator
 
-from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.naming import ChildNames
 from ghostfleet_operator.reconcile.api import CONFIG_MAP, DEPLOYMENT, POD, PROFILE, SECRET, SERVER, SERVICE
 
 pytestmark = pytest.mark.usefixtures("operator")

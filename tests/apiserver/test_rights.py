@@ -19,7 +19,7 @@ from tests.apiserver.conftest import StartOperator, with_inference_pools
 from tests.apiserver.control_plane import ControlPlane
 from tests.helm import helm
 
-from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.naming import ChildNames
 from ghostfleet_operator.reconcile.api import (
     CLUSTER_PROFILE,
     CONFIG_MAP,

@@ -16,7 +16,7 @@ from tests.apiserver.fleet import Fleet, fleet, set_ttft
 from tests.apiserver.passes import Broken, Process, processes
 from tests.apiserver.sampling import sampled
 
-from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.naming import ChildNames
 from ghostfleet_operator.reconcile.api import CONFIG_MAP, SERVER
 
 SOAK = os.environ.get("GHOSTFLEET_SOAK") == "1"

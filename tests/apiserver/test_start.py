@@ -11,7 +11,7 @@ from tests.apiserver.cluster import Cluster, Rejected, document_of, eventually, 
 from tests.apiserver.conftest import CRDS, StartOperator
 from tests.apiserver.control_plane import ControlPlane
 
-from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.naming import ChildNames
 from ghostfleet_operator.reconcile.api import CONFIG_MAP, DEPLOYMENT, SERVER
 
 

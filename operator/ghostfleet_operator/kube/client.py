@@ -18,7 +18,7 @@ import msgspec
 from kubernetes.aio.client import ApiClient
 
 from ghostfleet_operator.kube.login import Login
-from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
+from ghostfleet_operator.plan.naming import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import (
     Conflict,
     Invalid,

@@ -28,7 +28,7 @@ from ghostfleet_operator.kube.options import OperatorOptions
 from ghostfleet_operator.kube.pod_client import PodClient
 from ghostfleet_operator.kube.state import StateCollector
 from ghostfleet_operator.kube.streams import Streams
-from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
+from ghostfleet_operator.plan.naming import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import (
     CLUSTER_PROFILE,
     INFERENCE_POOL,

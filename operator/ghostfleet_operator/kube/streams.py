@@ -18,7 +18,7 @@ import aiohttp
 import kopf
 from yarl import URL
 
-from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
+from ghostfleet_operator.plan.naming import FIELD_MANAGER
 
 DEAD_SECONDS: Final = 180.0
 

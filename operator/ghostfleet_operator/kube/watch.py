@@ -8,7 +8,7 @@ from typing import Any, Final
 import kopf
 
 from ghostfleet_operator.kinds import GROUP
-from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.plan.naming import SERVER_LABEL
 from ghostfleet_operator.reconcile.api import CHILDREN, INFERENCE_POOL, POD, Kind
 from ghostfleet_operator.reconcile.mapping import Mapper
 

@@ -12,7 +12,7 @@ from ghostfleet_operator.local.group import Group
 from ghostfleet_operator.local.objects import Key
 from ghostfleet_operator.local.replica import Replica, Surroundings
 from ghostfleet_operator.local.state import write_atomically
-from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.plan.naming import SERVER_LABEL
 from ghostfleet_operator.plan.ports import endpoint_name
 from ghostfleet_operator.resolve import Resolved
 from ghostfleet_simulator import __version__

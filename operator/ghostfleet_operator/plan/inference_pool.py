@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ghostfleet_operator.plan.kubernetes import SERVER_LABEL, Child, child
+from ghostfleet_operator.plan.naming import SERVER_LABEL, Child, child
 from ghostfleet_operator.plan.replicas import ServerPlan
 
 

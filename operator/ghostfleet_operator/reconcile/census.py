@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.plan.naming import SERVER_LABEL
 from ghostfleet_operator.reconcile.api import CHILDREN, OWN, POD, Key, Kind, KubeApi, namespace_of
 from ghostfleet_operator.reconcile.mapping import Mapper
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ghostfleet_operator.kinds import GROUP
-from ghostfleet_operator.plan.kubernetes import Child, Owner, is_ours
+from ghostfleet_operator.plan.naming import Child, Owner, is_ours
 from ghostfleet_operator.reconcile.api import CONFIG_MAP, INFERENCE_POOL, SECRET, Kind, KubeApi, Object, kind_of
 from ghostfleet_operator.reconcile.compare import APPLIED_ANNOTATION, differences, mark_of, marked, projected
 from ghostfleet_operator.reconcile.store import Reader

@@ -12,7 +12,7 @@ from typing import Final
 
 from ghostfleet_operator.kinds.meta import Condition, ConditionStatus, rfc3339
 from ghostfleet_operator.kinds.server_status import ProfileStatus, ServerStatus
-from ghostfleet_operator.plan.kubernetes import FIELD_MANAGER
+from ghostfleet_operator.plan.naming import FIELD_MANAGER
 from ghostfleet_operator.reconcile.api import EVENT, KubeApi, KubeError, Object
 from ghostfleet_operator.reconcile.correlation import Correlator
 from ghostfleet_operator.status import POOL_APPLIED

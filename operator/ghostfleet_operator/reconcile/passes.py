@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from ghostfleet_operator.kinds.server_status import ServerStatus
-from ghostfleet_operator.plan.kubernetes import ChildNames
+from ghostfleet_operator.plan.naming import ChildNames
 from ghostfleet_operator.plan.observed import Replica
 from ghostfleet_operator.plan.replicas import ServerPlan
 from ghostfleet_operator.plan.waves import Truth

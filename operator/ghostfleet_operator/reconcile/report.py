@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from ghostfleet_operator.kinds.server_status import ServerStatus, parse_status
-from ghostfleet_operator.plan.kubernetes import is_ours
+from ghostfleet_operator.plan.naming import is_ours
 from ghostfleet_operator.reconcile.api import DEPLOYMENT, SERVER, KubeApi, KubeError
 from ghostfleet_operator.reconcile.events import Recorder, transitions
 from ghostfleet_operator.reconcile.observer import WorkObserver

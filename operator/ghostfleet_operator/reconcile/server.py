@@ -12,16 +12,9 @@ from typing import Final
 from ghostfleet_operator.kinds.server import parse_server, replicas_of, rollout_of
 from ghostfleet_operator.kinds.server_status import parse_status
 from ghostfleet_operator.plan.documents import truth_of
-from ghostfleet_operator.plan.kubernetes import (
-    Child,
-    ChildNames,
-    Options,
-    admin_secret,
-    children,
-    config_map,
-    endpoints_config_map,
-    is_ours,
-)
+from ghostfleet_operator.plan.kubernetes import admin_secret, children, config_map, endpoints_config_map
+from ghostfleet_operator.plan.naming import Child, ChildNames, is_ours
+from ghostfleet_operator.plan.options import Options
 from ghostfleet_operator.plan.replicas import plan_of
 from ghostfleet_operator.plan.waves import Truth, advance, due_in, judged
 from ghostfleet_operator.reconcile.acknowledgements import Acknowledgements, Lanes

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ghostfleet_operator.plan.kubernetes import SERVER_LABEL, selector
+from ghostfleet_operator.plan.naming import SERVER_LABEL, selector
 from ghostfleet_operator.reconcile.api import OWN, Kind, KubeApi, Object, essential, kind_of, namespace_of
 
 Place = tuple[Kind, str, str]

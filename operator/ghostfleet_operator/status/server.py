@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ghostfleet_operator.kinds.meta import ConditionStatus
 from ghostfleet_operator.kinds.server_status import MOST_ENDPOINTS, Endpoint, KVEventsEndpoint, ServerStatus
-from ghostfleet_operator.plan.kubernetes import selector
+from ghostfleet_operator.plan.naming import selector
 from ghostfleet_operator.plan.observed import Replica, serving
 from ghostfleet_operator.resolve import ADMIN_PORT, INLINE, PORT, Reason
 from ghostfleet_operator.status.conditions import Verdict, conditions, false, true, unknown

@@ -16,7 +16,7 @@ import yaml
 
 from ghostfleet_operator.cli.operator import _parser
 from ghostfleet_operator.kinds.crd import KINDS, crd
-from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.plan.naming import SERVER_LABEL
 from ghostfleet_operator.resolve import ADMIN_PORT
 from ghostfleet_simulator.files import parse_documents
 

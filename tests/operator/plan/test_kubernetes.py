@@ -14,18 +14,11 @@ from hypothesis import strategies as st
 from tests.operator.objects import UID, planned
 
 from ghostfleet_operator.kinds.pod import Image
-from ghostfleet_operator.plan.kubernetes import (
-    ChildNames,
-    Options,
-    children,
-    deployment,
-    endpoints_config_map,
-    image_reference,
-    is_ours,
-    selector,
-    stopping,
-)
+from ghostfleet_operator.plan.kubernetes import children, deployment, endpoints_config_map
+from ghostfleet_operator.plan.naming import ChildNames, is_ours, selector
 from ghostfleet_operator.plan.observed import Replica
+from ghostfleet_operator.plan.options import Options
+from ghostfleet_operator.plan.pods import image_reference, stopping
 from ghostfleet_simulator.document import Document
 
 OPTIONS = Options("registry.example:5000/ghostfleet-sim:0.1.0", ("secret-token",))

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from tests.operator.objects import raw_profile, raw_server
 
-from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.plan.naming import SERVER_LABEL
 from ghostfleet_operator.reconcile.api import CONFIG_MAP, PROFILE, SERVER, Key, Kind, KubeApi, Object, Objects
 from ghostfleet_operator.reconcile.census import Census
 from ghostfleet_operator.reconcile.mapping import Mapper

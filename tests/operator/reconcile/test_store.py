@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ghostfleet_operator.plan.kubernetes import SERVER_LABEL
+from ghostfleet_operator.plan.naming import SERVER_LABEL
 from ghostfleet_operator.reconcile.api import (
     CLUSTER_PROFILE,
     CONFIG_MAP,
