@@ -108,12 +108,12 @@ class Fleet:
         self._here.processes.kill()
 
     def publish(self) -> None:
-        """Writes `fleet.json` and the endpoints."""
-        self._here.folder.write_fleet(self.described())
+        """Writes the endpoints, and then `fleet.json`: a server that is ready by this one is among those."""
         endpoints = endpoints_text(self.groups)
         if endpoints != self._endpoints:
             write_atomically(self._here.folder.endpoints_file, endpoints)
             self._endpoints = endpoints
+        self._here.folder.write_fleet(self.described())
 
     def described(self) -> dict[str, Any]:
         """What `ghostfleet status` reads."""
