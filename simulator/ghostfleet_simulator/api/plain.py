@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from msgspec import Meta, MsgspecError, Struct
+from msgspec import Meta, Struct
 from msgspec.json import Decoder
 
 from ghostfleet_simulator.api.facts import Facts
 from ghostfleet_simulator.api.sampling import GREEDY_BELOW
 from ghostfleet_simulator.config import Endpoint
 from ghostfleet_simulator.runtime.work import Details, Kind, Prompt, Sampling, Work
-from ghostfleet_simulator.text.chat import ChatError
-from ghostfleet_simulator.text.tokenizer import NotText
 
 _Length = Annotated[int, Meta(ge=1)] | None
 _Penalty = Annotated[float, Meta(ge=-2, le=2)] | None
@@ -78,7 +76,8 @@ def plain_work(endpoint: Endpoint, body: bytes, request_id: str | None, facts: F
         if endpoint is Endpoint.CHAT:
             return _chat(_CHAT.decode(body), request_id, facts)
         return _completion(_COMPLETION.decode(body), request_id, facts)
-    except (MsgspecError, RecursionError, ChatError, NotText):
+    except (ValueError, RecursionError):
+        # Of msgspec, of the chat template, of the tokenizer, and of bytes in a field's name that are no UTF-8.
         return None
 
 

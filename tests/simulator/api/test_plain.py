@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.exceptions import HTTPException
 
 from ghostfleet_simulator.api.errors import ApiError
 from ghostfleet_simulator.api.facts import Facts
@@ -56,12 +57,19 @@ def declared(facts: Facts, body: bytes, endpoint: Endpoint, request_id: str | No
         work = judged.checked_work()
     except ApiError as error:
         return error.message
+    except HTTPException as error:
+        return error.detail
     return work if work.rejection is None else str(work.rejection)
 
 
 def both(facts: Facts, body: Any, request_id: str | None = None) -> tuple[Work | None, Work | str]:
-    raw = json.dumps(body).encode()
     endpoint = Endpoint.CHAT if "messages" in body else Endpoint.COMPLETIONS
+    return both_of(facts, json.dumps(body).encode(), endpoint, request_id)
+
+
+def both_of(
+    facts: Facts, raw: bytes, endpoint: Endpoint, request_id: str | None = None
+) -> tuple[Work | None, Work | str]:
     return plain_work(endpoint, raw, request_id, facts), declared(facts, raw, endpoint, request_id)
 
 
@@ -141,3 +149,14 @@ def test_nothing_beside_a_good_prompt_is_read_otherwise_than_declared(
     for body in (chat(), text()):
         plain, work = both(facts, {**body, **fields}, name)
         assert plain is None or plain == work
+
+
+@given(facts=st.sampled_from(FACTS), body=st.sampled_from([chat(model="one", user="me"), text(n=1)]), data=st.data())
+def test_a_wrong_byte_is_not_read_otherwise_than_declared(
+    facts: Facts, body: dict[str, Any], data: st.DataObject
+) -> None:
+    """Anywhere: bytes that are no UTF-8 can be in names of fields, too."""
+    raw = bytearray(json.dumps(body).encode())
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    plain, work = both_of(facts, bytes(raw), Endpoint.CHAT if "messages" in body else Endpoint.COMPLETIONS)
+    assert plain is None or plain == work
