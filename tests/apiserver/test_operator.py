@@ -76,7 +76,15 @@ def test_a_server_gets_its_children_with_owner_references_and_a_status(cluster: 
 
 def test_the_same_input_again_writes_nothing(cluster: Cluster, operator: Operator, namespace: str) -> None:
     cluster.create(profile(namespace, "shared"))
-    made(cluster, namespace, profile=None, profileRef={"name": "shared"}, pod={"resources": {"limits": {"cpu": "0.5"}}})
+    pod = {
+        "resources": {"limits": {"cpu": "0.5"}},
+        "topologySpreadConstraints": [
+            {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
+            {"topologyKey": "kubernetes.io/hostname"},
+        ],
+    }
+    networking = {"serviceType": "LoadBalancer", "serviceAnnotations": {"lb.example.com/internal": "true"}}
+    made(cluster, namespace, profile=None, profileRef={"name": "shared"}, pod=pod, networking=networking)
     eventually(lambda: cluster.must_get(PROFILE, namespace, "shared")["status"]["usedBy"] == 1 or None)
     time.sleep(0.3)
     passes = operator.metric('ghostfleet_operator_reconcile_total{kind="SimulatedModelServer",result="done"}')

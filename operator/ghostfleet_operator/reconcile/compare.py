@@ -14,8 +14,11 @@ from ghostfleet_operator.reconcile.api import Object
 APPLIED_ANNOTATION: Final = "ghostfleet.dev/applied"
 """Hash of the object as it was last applied: a field that is no longer wanted shows in nothing else."""
 
-# Lists whose elements are told apart by a key, as server-side apply merges them; the first key an element has counts.
-_KEYS: Final = ("mountPath", "containerPort", "port", "uid", "name")
+# Lists whose elements are told apart by keys, as server-side apply merges them; the first that an element has count.
+_KEYS: Final = (
+    *(("mountPath",), ("containerPort", "protocol"), ("port", "protocol")),
+    *(("topologyKey", "whenUnsatisfiable"), ("uid",), ("name",)),
+)
 # Maps that server-side apply replaces whole: what somebody added to one is drift.
 _ATOMIC: Final = frozenset({"selector", "nodeSelector"})
 _ABSENT: Final = object()
@@ -70,8 +73,8 @@ def differences(live: Any, wanted: Any, path: str = "") -> list[str]:
     return [] if live == wanted else [path]
 
 
-def _key(item: dict[str, Any]) -> tuple[str, Any] | None:
-    return next(((key, item[key]) for key in _KEYS if key in item), None)
+def _key(item: dict[str, Any]) -> dict[str, Any] | None:
+    return next(({key: item[key] for key in keys if key in item} for keys in _KEYS if keys[0] in item), None)
 
 
 def _name(item: Any, position: int) -> Any:
@@ -80,4 +83,4 @@ def _name(item: Any, position: int) -> Any:
 
 def _counterpart(item: dict[str, Any], live: list[dict[str, Any]]) -> Any:
     key = _key(item)
-    return next((other for other in live if key and other.get(key[0]) == key[1]), _ABSENT)
+    return next((other for other in live if key and key.items() <= other.items()), _ABSENT)

@@ -81,6 +81,8 @@ def test_list_elements_are_told_apart_as_server_side_apply_does() -> None:
         "mounts": [{"name": "tmp", "mountPath": "/other"}, {"name": "tmp", "mountPath": "/tmp", "readOnly": False}],
     }
     assert projected(live, wanted) == wanted
+    hard, soft = ({"topologyKey": "zone", "whenUnsatisfiable": word} for word in ("DoNotSchedule", "ScheduleAnyway"))
+    assert projected([hard | {"maxSkew": 1}, soft | {"maxSkew": 2}], [soft | {"maxSkew": 2}]) == [soft | {"maxSkew": 2}]
 
 
 def test_a_difference_is_named_as_a_person_would() -> None:
