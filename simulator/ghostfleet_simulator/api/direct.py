@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from ghostfleet_simulator.api.admission import is_limited
 from ghostfleet_simulator.api.facts import Facts
-from ghostfleet_simulator.api.instrumentation import whereabouts
+from ghostfleet_simulator.api.instrumentation import declared_length, whereabouts
 from ghostfleet_simulator.api.plain import plain_work
 from ghostfleet_simulator.api.protocol import Connection
 from ghostfleet_simulator.api.responses import chunks_for
@@ -211,10 +211,7 @@ class Direct:
         if work is None:
             return None
         kind = StreamedExchange if work.stream else WholeExchange
-        length = named.get(b"content-length", b"")
-        return kind(
-            self, client, connection, work, _PATHS[endpoint], arrival_us, int(length) if length.isdigit() else 0
-        )
+        return kind(self, client, connection, work, _PATHS[endpoint], arrival_us, declared_length(headers))
 
     def head(self, client: Client, about: bytes, keep_alive: bool) -> bytes:
         """Status line and headers; `about` are those of this answer."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ghostfleet_simulator.config import Endpoint
 from ghostfleet_simulator.runtime.generation import Generation
@@ -176,6 +176,7 @@ class StreamingProtocol(HttpToolsProtocol):
             self._direct is not None
             and (endpoint := self._direct.endpoint(parser.get_method(), self.url)) is not None
             and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused  # ASGI waits for a client that does not read
             and parser.get_http_version() == "1.1"
             and parser.should_keep_alive()
             and not parser.should_upgrade()
@@ -202,7 +203,12 @@ class StreamingProtocol(HttpToolsProtocol):
 
     def _taken(self, endpoint: Endpoint) -> bool:
         assert self._direct is not None  # noqa: S101 - for the type checker; nothing is kept back without it
-        exchange = self._direct.take(self, self.connection, endpoint, self.headers, self._body)
+        # An error would pass through httptools, which takes it for a bad request.
+        try:
+            exchange = self._direct.take(self, self.connection, endpoint, self.headers, self._body)
+        except Exception as error:  # noqa: BLE001 - the ordinary way has an answer to all of them
+            _log.error("a request could not be read as a plain one: %r", error)
+            return False
         if exchange is None:
             return False
         self._endpoint = None
@@ -210,7 +216,7 @@ class StreamingProtocol(HttpToolsProtocol):
         self.cycle = exchange  # type: ignore[assignment]  # it has what is looked at
         try:
             exchange.begin()
-        except Exception as error:  # noqa: BLE001 - it would pass through httptools, which takes it for a bad request
+        except Exception as error:  # noqa: BLE001 - as above
             _log.error("a request failed: %r", error)
             self.transport.abort()
         return True
@@ -231,7 +237,11 @@ class StreamingProtocol(HttpToolsProtocol):
 
     def _start(self) -> None:
         self.scope["extensions"] = {_EXTENSION: self.connection}  # type: ignore[dict-item]  # extensions are open by specification
+        in_front = self.cycle
         super().on_headers_complete()
+        if len(self.pipeline) == 1 and not isinstance(in_front, RequestResponseCycle):
+            # A cycle has more read once it listens for its client's leaving, an exchange hears of that by the reading.
+            self.flow.resume_reading()
 
     def abort(self) -> None:
         """Drop the connection."""

@@ -188,6 +188,33 @@ async def test_a_client_that_leaves_ends_its_sequence(start: Start, taken: list[
     assert (await running.client.get("/health")).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_with_a_request_in_the_queue_ends_the_first(
+    start: Start, taken: list[bool], stream: bool
+) -> None:
+    running = await start(profile={"simple": {"timeToFirstToken": "200ms", "interTokenLatency": "100ms"}})
+    _, writer = await connect(running)
+    body = {"prompt": "a b c", "max_tokens": 400, "ignore_eos": True, "stream": stream}
+    writer.write(b"".join(request(COMPLETION, body)) * 2)
+    await until(lambda: running.server.running == 1)
+    assert taken == [True]
+    writer.write_eof()
+    await until(lambda: running.server.running == 0)
+    writer.close()
+
+
+async def test_a_length_of_very_many_digits_is_a_length(start: Start) -> None:
+    """Zeros in front of it are allowed; Python reads no number of more than 4,300 digits."""
+    running = await start()
+    for more in ((), ("X-Session-Id: a",)):
+        reader, writer = await connect(running)
+        head, body = request(COMPLETION, {"prompt": "a", "max_tokens": 1}, *more)
+        writer.write(head.replace(b"Content-Length: ", b"Content-Length: " + b"0" * 5_000) + body)
+        assert (await answer(reader))[0].startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert await running.value(f'http_requests_total{{handler="{COMPLETION}",method="POST",status="2xx"}}') == 2
+
+
 async def test_a_request_that_comes_as_the_server_shuts_down_is_aborted_at_once(
     start: Start, taken: list[bool]
 ) -> None:
