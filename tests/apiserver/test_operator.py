@@ -80,7 +80,7 @@ def test_the_same_input_again_writes_nothing(cluster: Cluster, operator: Operato
         "resources": {"limits": {"cpu": "0.5"}},
         "topologySpreadConstraints": [
             {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
-            {"topologyKey": "kubernetes.io/hostname"},
+            {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"},
         ],
     }
     networking = {"serviceType": "LoadBalancer", "serviceAnnotations": {"lb.example.com/internal": "true"}}

@@ -190,11 +190,11 @@ class TopologySpreadConstraint(Settings):
     topology_key: Annotated[str, StringConstraints(min_length=1, max_length=317)]
     """Label of nodes whose values tell the domains apart: `kubernetes.io/hostname`, `topology.kubernetes.io/zone`."""
 
+    when_unsatisfiable: WhenUnsatisfiable
+    """What happens to a pod that cannot be placed so."""
+
     max_skew: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
     """By how many pods a domain may have more than the one that has fewest."""
-
-    when_unsatisfiable: WhenUnsatisfiable = WhenUnsatisfiable.SCHEDULE_ANYWAY
-    """What happens to a pod that cannot be placed so."""
 
 
 def _distinct_spreads(spreads: tuple[TopologySpreadConstraint, ...]) -> tuple[TopologySpreadConstraint, ...]:

@@ -92,7 +92,7 @@ def test_a_status_that_cannot_be_read_counts_as_none() -> None:
             "more than the limit of 1500m",
         ),
         (
-            {"pod": {"topologySpreadConstraints": [{"topologyKey": "zone"}, {"topologyKey": "zone", "maxSkew": 3}]}},
+            {"pod": {"topologySpreadConstraints": [{"topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}] * 2}},
             "spec.pod.topologySpreadConstraints",
             "must differ",
         ),

@@ -31,7 +31,9 @@ EVERYTHING: dict[str, Any] = {
     "resources": {"requests": {"cpu": 1}, "limits": {"cpu": "2", "memory": "64Mi"}},
     "nodeSelector": {"pool": "simulated"},
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}],
-    "topologySpreadConstraints": [{"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 2}],
+    "topologySpreadConstraints": [
+        {"topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 2}
+    ],
     "priorityClassName": "low",
     "terminationGracePeriodSeconds": 7,
 }
