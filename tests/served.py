@@ -21,16 +21,14 @@ GHOSTFLEET = Path(sys.executable).with_name("ghostfleet")
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on at the moment, and that no connection of another test is given meanwhile."""
+    return free_ports(1)
 
 
 def free_ports(count: int) -> int:
     """The first of as many ports in a row that nobody listens on; from below those that the system gives out itself."""
     while True:
-        first = random.randrange(15_000, 32_000 - count)
+        first = random.SystemRandom().randrange(15_000, 32_000 - count)
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(first, first + count):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.served import free_port
 
 from ghostfleet_simulator import __version__
 
@@ -23,12 +24,6 @@ def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [GHOSTFLEET, *words], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **variables}
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_help_is_instant_and_names_every_command() -> None:
