@@ -8,7 +8,6 @@ import ctypes
 import os
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -21,6 +20,7 @@ import yaml
 from e2e import shell
 from e2e.build import binaries
 from e2e.build.components import API_SERVER
+from tests import served
 
 START_SECONDS = 60
 
@@ -114,12 +114,9 @@ def process(command: list[str], log: Path, env: dict[str, str] | None = None) ->
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports of 127.0.0.1 as `served.free_ports` chooses them."""
+    first = served.free_ports(count)
+    return list(range(first, first + count))
 
 
 _PRCTL = ctypes.CDLL(None).prctl
