@@ -79,11 +79,10 @@ def test_a_busy_server_is_scaled_out_and_in_again(kubectl: Kubectl) -> None:
     kubectl.apply(SERVER)
     kubectl("wait", "sms/elastic", "--for=condition=Ready", "--timeout=120s")
     url = f"{kubectl.node_url('elastic')}/v1/completions"
+    kubectl.apply(AUTOSCALER)
 
     def send() -> str:
         return str(httpx.post(url, json=ASK, trust_env=False, timeout=30).status_code)
-
-    kubectl.apply(AUTOSCALER)
 
     def serves(replicas: int) -> bool:
         server = kubectl.get("sms", "elastic")

@@ -240,7 +240,7 @@ class StreamingProtocol(HttpToolsProtocol):
         in_front = self.cycle
         super().on_headers_complete()
         if len(self.pipeline) == 1 and not isinstance(in_front, RequestResponseCycle):
-            # A cycle has more read once it listens for its client's leaving, an exchange hears of that by the reading.
+            # Only who reads notices that a client leaves: a cycle reads on when it listens for that, an exchange not.
             self.flow.resume_reading()
 
     def abort(self) -> None:
